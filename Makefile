@@ -1,0 +1,67 @@
+# Everything one does with this repository. `make` alone lists the targets.
+# A fresh machine needs Python 3.11 to 3.13 and make; the rest is installed into .venv from requirements.txt.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup run up down status test test-unit check fmt dags lock schema clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTHON ?=
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## install everything into .venv
+
+$(INSTALLED): requirements.txt requirements-bootstrap.txt pyproject.toml scripts/find_python.sh
+	@python="$$(bash scripts/find_python.sh $(PYTHON))" || exit 1; \
+	echo "Installing into $(VENV) with $$("$$python" --version) (about 3 GB, most of it TensorFlow)"; \
+	test -x $(BIN)/python || "$$python" -m venv $(VENV) || \
+		{ echo "error: $$python cannot make a virtual environment; install its venv module (python3-venv on Debian)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.txt requirements-bootstrap.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: setup ## start everything, label the sample photos, print labels and links, stay up until Ctrl-C (ONCE=1: stop when done)
+	@exec $(BIN)/python -m local_stack run $(if $(filter-out 0,$(ONCE)),--once)
+
+up: setup ## start Postgres, the object store and Airflow in the background
+	@exec $(BIN)/python -m local_stack up
+
+down: setup ## stop them
+	@exec $(BIN)/python -m local_stack down
+
+status: setup ## say what of them is running
+	@exec $(BIN)/python -m local_stack status
+
+test: setup ## everything that needs no GPU, browser or hour
+	@$(BIN)/python -m pytest
+
+test-unit: setup ## the tests that start no server
+	@$(BIN)/python -m pytest tests/unit tests/boundaries tests/api tests/dags tests/plugins
+
+check: setup ## lint, format, types, imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fmt: setup ## mend what can be mended by itself
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+dags: setup ## parse every Dag where TensorFlow is not installed; print time and heavy modules
+	@$(BIN)/python scripts/parse_dags.py
+
+lock: setup ## compile requirements.in to requirements.txt, with hashes and without addresses
+	@$(BIN)/uv pip compile requirements-bootstrap.in --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet --upgrade --output-file requirements-bootstrap.txt
+	@$(BIN)/uv pip compile requirements.in --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-package nightlabel --quiet --upgrade --output-file requirements.txt
+
+schema: setup ## write sql/schema.sql from the migrations
+	@$(BIN)/python -m local_stack.schema sql/schema.sql
+
+clean: ## remove what make installed and what the stack keeps (stop it first)
+	@rm -rf $(VENV) .venv-dags .state build dist

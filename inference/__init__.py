@@ -1,0 +1,1 @@
+"""Batch image classification as a library: list, plan, fetch, decode, batch, predict, write. No Airflow in here."""

@@ -1,0 +1,275 @@
+"""The command line: ``python -m inference …``. Reads arguments, calls wiring, prints; one sentence for each error."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from inference.errors import InferenceError, SettingsError
+from inference.settings import Settings, read_settings
+from inference.types import RunRequest, RunSummary
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+COUNTS = ("already_done", "deferred", "labelled", "dead", "gone", "done_elsewhere", "unfinished")
+"""What ``discovered`` is the sum of, in the order of the summary line."""
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s" if options.verbose else "%(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        command: Callable[[argparse.Namespace, Settings], int] = options.command
+        return command(options, read_settings())
+    except SettingsError as error:
+        return _complain(error, EXIT_USAGE, options)
+    except InferenceError as error:
+        return _complain(error, EXIT_FAILED, options)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was recorded stays, and the next run does the rest\n")
+        return EXIT_INTERRUPTED
+
+
+def _complain(error: InferenceError, status: int, options: argparse.Namespace) -> int:
+    if options.verbose:
+        logging.getLogger(__name__).debug("Failed", exc_info=error)
+    sys.stderr.write(f"error [{error.code}]: {error}\n")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m inference",
+        description="Classify the images of a bucket and record a label for each in Postgres, once.",
+        epilog="The store is found by the AWS_* variables (AWS_ENDPOINT_URL_S3, keys or role, region), the database by "
+        "NIGHTLABEL_DATABASE_URL, the models by NIGHTLABEL_MODEL_STORE; README.md lists every setting.",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what is done, to standard error")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    classify = commands.add_parser(
+        "classify",
+        help="classify what is new under a prefix",
+        description="List a prefix, classify every image whose current version has no outcome yet, and record the "
+        "outcomes. The last line is a summary: discovered = already_done + deferred + labelled + dead + gone + "
+        "done_elsewhere + unfinished.",
+        epilog="Exit status: 0 when every image has an outcome and the dead ratio holds, 1 when not, 2 for usage.",
+    )
+    defaults = RunRequest(bucket="")
+    classify.add_argument("--bucket", required=True, metavar="B", help="name of the bucket")
+    classify.add_argument("--prefix", default="", metavar="P", help="beginning of the keys; any string, not a folder")
+    classify.add_argument(
+        "--model", default=defaults.model, metavar="M", help="an alias or NAME@VERSION (default: %(default)s)"
+    )
+    classify.add_argument(
+        "--scope",
+        choices=("unlabelled", "not_by_this_model"),
+        default=defaults.scope,
+        help="images without an outcome by any production model, or without one by this model (default: %(default)s)",
+    )
+    classify.add_argument(
+        "--max-images", type=_whole(0), metavar="N", help="classify at most N images and leave the rest for later"
+    )
+    classify.add_argument("--shard-size", type=_whole(1), metavar="N", help="images a shard (default: by the backlog)")
+    classify.add_argument(
+        "--max-dead-ratio",
+        type=_share,
+        default=defaults.max_dead_ratio,
+        metavar="R",
+        help="fail when more than this share of the classified images are dead letters (default: %(default)s)",
+    )
+    classify.add_argument(
+        "--min-images-for-ratio",
+        type=_whole(0),
+        default=defaults.min_images_for_ratio,
+        metavar="N",
+        help="judge the ratio from so many classified images on (default: %(default)s)",
+    )
+    classify.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
+    classify.add_argument("--json", action="store_true", help="print the summary as a JSON object")
+    classify.set_defaults(command=_classify)
+
+    migrate = commands.add_parser(
+        "migrate",
+        help="bring the results database up to date",
+        description="Create or update the tables and views, and leave the bundled model registered as `production` "
+        "where no model is. Building that model takes TensorFlow and half a minute, once.",
+    )
+    migrate.set_defaults(command=_migrate)
+
+    models = commands.add_parser("models", help="show the registered models")
+    model_commands = models.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listing = model_commands.add_parser("list", help="list the registered models and what the aliases name")
+    listing.add_argument("--json", action="store_true", help="print a JSON array")
+    listing.set_defaults(command=_list_models)
+
+    serve = commands.add_parser(
+        "serve",
+        help="answer over REST",
+        description="Serve the production model over REST, with the labels that the batch job would write.",
+    )
+    serve.add_argument("--host", metavar="H", help="address to listen on; beyond loopback a key is needed")
+    serve.add_argument("--port", type=_whole(1), metavar="N", help="port to listen on (default: 8000)")
+    serve.add_argument(
+        "--model", default=defaults.model, metavar="M", help="an alias or NAME@VERSION (default: %(default)s)"
+    )
+    serve.set_defaults(command=_serve)
+    return parser
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return value
+
+    return whole
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return value
+
+
+def _classify(options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+
+    request = RunRequest(
+        bucket=options.bucket,
+        prefix=options.prefix,
+        model=options.model,
+        scope=options.scope,
+        max_images=options.max_images,
+        shard_size=options.shard_size,
+        max_dead_ratio=options.max_dead_ratio,
+        min_images_for_ratio=options.min_images_for_ratio,
+        dry_run=options.dry_run,
+    )
+    with _progress_bar() as bar:
+
+        def advance(images: int, total: int) -> None:
+            if bar is not None:
+                bar.total = total
+                bar.update(images)
+
+        result = wiring.classify(request, settings=settings, progress=advance)
+    if result.problem is not None:
+        sys.stderr.write(f"error: {result.problem}\n")
+    if result.summary is None:
+        plan = {
+            name: getattr(result.plan, name)
+            for name in ("discovered", "already_done", "deferred", "to_classify", "to_classify_bytes")
+        }
+        _say(
+            json.dumps({"dry_run": True, "model": str(result.plan.model), **plan})
+            if options.json
+            else (f"dry run with {result.plan.model}: " + ", ".join(f"{name} {value}" for name, value in plan.items()))
+        )
+        return EXIT_OK
+    _say(_summary_json(result.summary) if options.json else _summary_line(result.summary))
+    return EXIT_OK if result.summary.state == "succeeded" and result.problem is None else EXIT_FAILED
+
+
+def _progress_bar() -> AbstractContextManager[tqdm[Any] | None]:
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm(unit=" images", dynamic_ncols=True, leave=False)
+
+
+def _summary_json(summary: RunSummary) -> str:
+    return json.dumps(dataclasses.asdict(summary), default=_as_json)
+
+
+def _as_json(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in a summary")
+
+
+def _summary_line(summary: RunSummary) -> str:
+    counts = " + ".join(f"{name} {getattr(summary, name)}" for name in COUNTS)
+    rate = 0.0 if summary.images_per_second is None else summary.images_per_second
+    return (
+        f"run {summary.run_id} {summary.state} with {summary.model_name}@{summary.model_version}: "
+        f"discovered {summary.discovered} = {counts}; copied {summary.copied}; {rate:.1f} images/s"
+    )
+
+
+def _migrate(_options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+
+    before, after, production = wiring.migrate(settings)
+    was = "empty" if before is None else f"at revision {before}"
+    _say(f"the results database was {was} and is at revision {after}; production is {production}")
+    return EXIT_OK
+
+
+def _list_models(options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+
+    models = wiring.list_models(settings)
+    if options.json:
+        rows = [
+            {
+                "name": model.model_id.name,
+                "version": model.model_id.version,
+                "aliases": model.aliases,
+                "source": model.source,
+                "registered_at": model.registered_at.isoformat(),
+            }
+            for model in models
+        ]
+        _say(json.dumps(rows))
+        return EXIT_OK
+    for model in models:
+        _say(f"{model.model_id}\t{', '.join(model.aliases) or '-'}\t{model.registered_at:%Y-%m-%d}\t{model.source}")
+    return EXIT_OK
+
+
+def _serve(options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+    from inference.api.server import serve
+
+    changed = {"api_host": options.host, "api_port": options.port}
+    overrides = {name: value for name, value in changed.items() if value is not None}
+    chosen = read_settings(**overrides) if overrides else settings
+    serve(chosen, lambda: wiring.load_served_model(chosen, options.model))
+    return EXIT_OK
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""engines: what executes a model. Importing this loads nothing."""

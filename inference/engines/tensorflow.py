@@ -1,0 +1,173 @@
+"""engines: TensorFlow, for any SavedModel with the common image-classification signature. Adapter; the GPU's engine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.engines.scores import ModelFacts, check_answer_shape, check_pixels, to_scores
+from inference.errors import ModelError, ModelExecutionError
+from inference.types import LabelMap, ModelId, PixelBatch, Preprocessing, Scores
+
+logger = logging.getLogger(__name__)
+
+
+def import_tensorflow() -> ModuleType:
+    """Import TensorFlow, quiet and without oneDNN, unless the environment says otherwise.
+
+    oneDNN was measured to slow this kind of network down on CPUs, and it changes the last digits of the scores.
+
+    Raises:
+        ModelError: it is not installed, or its libraries do not load.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise ModelError(f"TensorFlow cannot be loaded: {error}; pip install 'nightlabel[tensorflow]'") from error
+    return tensorflow  # type: ignore[no-any-return]  # TensorFlow has no types
+
+
+class TensorFlowHandle:
+    """A SavedModel in TensorFlow. Not thread-safe: one handle serves one caller at a time."""
+
+    engine = "tensorflow"
+
+    def __init__(self, folder: Path, facts: ModelFacts, *, threads: int) -> None:
+        """Load the model and run it once, so that the first real batch is no slower than the next.
+
+        Args:
+            folder: The SavedModel; input float32 (batch, height, width, 3), 0 to 1.
+            facts: What its manifest says.
+            threads: Cores to use, at least 1; the first handle of a process decides.
+
+        Raises:
+            ModelError: TensorFlow is not installed.
+            ModelExecutionError: TensorFlow cannot load the model, or its signature is another one.
+        """
+        self._tf = tf = import_tensorflow()
+        self._facts = facts
+        _configure_once(tf, threads)
+        self.best_batch_size = 32 if tf.config.list_logical_devices("GPU") else 8
+        try:
+            # Kept, because a function that was taken out of a SavedModel does not keep its variables alive.
+            self._model = tf.saved_model.load(str(folder))
+            self._function = self._fixed_function(_scoring_function(self._model, folder, facts))
+        except (OSError, ValueError, TypeError, KeyError, tf.errors.OpError) as error:
+            raise ModelExecutionError(
+                f"TensorFlow cannot load the SavedModel {folder} of {facts.model_id}: {_first_line(error)}; export it "
+                "again with the common image-classification signature"
+            ) from error
+        # Judged by its shape alone: a sound model may have no finite answer to an image of one colour.
+        check_answer_shape(self._answer(np.zeros(facts.batch_shape(1), np.uint8)), facts, 1)
+
+    def _fixed_function(self, score: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Trace the model for one batch size only, so that nothing is traced or tuned again for the last batch."""
+        tf = self._tf
+
+        def from_pixels(pixels: Any) -> Any:  # noqa: ANN401 - TensorFlow has no types
+            return score(tf.cast(pixels, tf.float32) / 255.0)
+
+        spec = tf.TensorSpec(self._facts.batch_shape(self.best_batch_size), tf.uint8, name="pixels")
+        traced = tf.function(from_pixels, input_signature=[spec], autograph=False)
+        concrete: Callable[[Any], Any] = traced.get_concrete_function()
+        return concrete
+
+    @property
+    def model_id(self) -> ModelId:
+        """Which model this is."""
+        return self._facts.model_id
+
+    @property
+    def labels(self) -> LabelMap:
+        """The label of each column of the scores."""
+        return self._facts.labels
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What pixels ``predict`` expects."""
+        return self._facts.preprocessing
+
+    def predict(self, pixels: PixelBatch) -> Scores:
+        """Score one batch of any size; the model is called with ``best_batch_size`` images, the last call padded.
+
+        Args:
+            pixels: uint8, shape (batch, height, width, 3), RGB, 0 to 255.
+
+        Returns:
+            float32, shape (batch, n_labels); each row sums to 1.
+
+        Raises:
+            ModelExecutionError: the engine failed, or its answer cannot be right.
+        """
+        check_pixels(pixels, self._facts)
+        return to_scores(self._answer(pixels), self._facts, len(pixels))
+
+    def _answer(self, pixels: PixelBatch) -> NDArray[Any]:
+        size = self.best_batch_size
+        answers = []
+        try:
+            for start in range(0, len(pixels), size):
+                part = pixels[start : start + size]
+                padding = np.zeros((size - len(part), *part.shape[1:]), np.uint8)
+                full = self._function(self._tf.constant(np.concatenate([part, padding]))).numpy()
+                if full.shape[:1] != (size,):
+                    raise ModelExecutionError(
+                        f"{self.model_id} answered with shape {full.shape} to {size} images; expected a row for each"
+                    )
+                answers.append(full[: len(part)])
+        except (self._tf.errors.OpError, ValueError) as error:
+            raise ModelExecutionError(
+                f"TensorFlow failed on {len(pixels)} images with {self.model_id}: {_first_line(error)}; if memory is "
+                "short, lower NIGHTLABEL_BATCH_SIZE"
+            ) from error
+        return np.concatenate(answers)
+
+
+def _configure_once(tf: ModuleType, threads: int) -> None:
+    """Set what TensorFlow accepts only before its first operation in a process; later handles find it set."""
+    # TF32 would round the products of a float32 model to ten bits; reduced precision is a model version of its own.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        for device in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    except RuntimeError:
+        logger.debug("TensorFlow was already running; its threads and memory growth stay as they are")
+
+
+def _scoring_function(model: Any, folder: Path, facts: ModelFacts) -> Callable[[Any], Any]:  # noqa: ANN401
+    """Return a function from float pixels, 0 to 1, to the model's raw answer."""
+    signatures = getattr(model, "signatures", {})
+    name = next(
+        (known for known in ("serving_default", "image_classification", "default") if known in signatures), None
+    )
+    if name is None:
+        if not callable(model):
+            raise ModelExecutionError(
+                f"the SavedModel {folder} of {facts.model_id} has the signatures {sorted(signatures)} and cannot be "
+                "called; expected serving_default with one image input and one output of logits or probabilities"
+            )
+        return lambda images: model(images)
+    signature = signatures[name]
+    inputs, outputs = list(signature.structured_input_signature[1]), sorted(signature.structured_outputs)
+    wanted = [output for output in ("logits", "probabilities") if output in outputs] or outputs
+    if len(inputs) != 1 or len(wanted) != 1:
+        raise ModelExecutionError(
+            f"the signature {name} of {folder} ({facts.model_id}) has the inputs {inputs} and outputs {outputs}; "
+            "expected one input of images and one output of logits or probabilities"
+        )
+    return lambda images: signature(**{inputs[0]: images})[wanted[0]]
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of TensorFlow's many, or the error's kind if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,231 @@
+"""Errors as the product knows them. Pure, standard library only, so that Dags may import it.
+
+Two questions choose the class: can trying again help, and does it condemn one image or everything?
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class InferenceError(Exception):
+    """Base class. ``code`` is stable: it goes to logs, metrics, the ledger and REST answers.
+
+    Subclasses add no ``__init__``, so that every error survives pickling between processes.
+    """
+
+    code: ClassVar[str] = "inference_error"
+
+
+class TransientError(InferenceError):
+    """Trouble outside that concerns every image: the shard is tried again, no image is condemned."""
+
+    code = "transient"
+
+
+class StoreUnavailableError(TransientError):
+    """The object store does not answer, or asks for patience."""
+
+    code = "store_unavailable"
+
+
+class SinkUnavailableError(TransientError):
+    """The results database does not answer, or gave up on a statement."""
+
+    code = "database_unavailable"
+
+
+class ImageGoneError(InferenceError):
+    """This image version was deleted or overwritten since it was listed; the next listing finds what is there now."""
+
+    code = "gone"
+
+
+class ImageError(InferenceError):
+    """Condemns one image only: it becomes a dead letter with this code."""
+
+    code = "image_error"
+    is_retryable: ClassVar[bool] = False
+    """Whether the following nights try again (the ledger's ``retry_after``), or only a hand does."""
+
+
+class EmptyObjectError(ImageError):
+    """Zero bytes."""
+
+    code = "empty_object"
+
+
+class FolderPlaceholderError(ImageError):
+    """Zero bytes under a key that ends in a slash, as consoles make for a folder."""
+
+    code = "folder_placeholder"
+
+
+class ObjectTooLargeError(ImageError):
+    """More bytes than allowed."""
+
+    code = "object_too_large"
+
+
+class ObjectAccessDeniedError(ImageError):
+    """The store refuses this one key."""
+
+    code = "access_denied"
+    is_retryable = True
+
+
+class NotAnImageError(ImageError):
+    """The bytes are no image of any kind that is known here."""
+
+    code = "not_an_image"
+
+
+class FormatNotAllowedError(ImageError):
+    """A known format that is not on the allow-list."""
+
+    code = "format_not_allowed"
+
+
+class UndecodableImageError(ImageError):
+    """An allowed format, but broken."""
+
+    code = "undecodable"
+
+
+class TruncatedImageError(ImageError):
+    """An allowed format that ends too early."""
+
+    code = "truncated"
+
+
+class ImageTooLargeError(ImageError):
+    """More pixels than allowed, by the header; a small file can announce a huge image."""
+
+    code = "too_many_pixels"
+
+
+class DecoderOutOfMemoryError(ImageError):
+    """The decoder asked for more memory than there was."""
+
+    code = "decoder_out_of_memory"
+    is_retryable = True
+
+
+class ConfigurationError(InferenceError):
+    """Somebody has to change something before trying again can help."""
+
+    code = "configuration"
+
+
+class SettingsError(ConfigurationError):
+    """A setting or parameter is missing or impossible."""
+
+    code = "bad_setting"
+
+
+class BucketMissingError(ConfigurationError):
+    """The bucket does not exist."""
+
+    code = "bucket_missing"
+
+
+class StoreCredentialsError(ConfigurationError):
+    """The store refuses the credentials, or they lack a right that every image needs."""
+
+    code = "store_credentials"
+
+
+class SinkCredentialsError(ConfigurationError):
+    """The results database refuses the user, or the user lacks a right."""
+
+    code = "database_credentials"
+
+
+class SchemaMissingError(ConfigurationError):
+    """The results database was never migrated."""
+
+    code = "schema_missing"
+
+
+class SchemaOutdatedError(ConfigurationError):
+    """The results database is older than this code."""
+
+    code = "schema_outdated"
+
+
+class SchemaNewerError(ConfigurationError):
+    """The results database was migrated by newer code."""
+
+    code = "schema_newer"
+
+
+class PoolMissingError(ConfigurationError):
+    """Airflow would never schedule a task whose pool does not exist."""
+
+    code = "pool_missing"
+
+
+class DeviceUnavailableError(ConfigurationError):
+    """A device was demanded that no worker offers."""
+
+    code = "device_unavailable"
+
+
+class ModelError(ConfigurationError):
+    """Something about a model; no image can be classified with it."""
+
+    code = "model_error"
+
+
+class ModelUnknownError(ModelError):
+    """No model of that name, version or alias is registered."""
+
+    code = "model_unknown"
+
+
+class ModelFilesError(ModelError):
+    """Files in the model store are missing, damaged or not those that were registered."""
+
+    code = "model_files"
+
+
+class ModelConversionError(ModelError):
+    """A model could not be converted, or its conversion gives other answers."""
+
+    code = "model_conversion"
+
+
+class ModelExecutionError(ModelError):
+    """An engine failed, or answered with scores that cannot be right."""
+
+    code = "model_execution"
+
+
+class ShardError(InferenceError):
+    """Condemns a shard."""
+
+    code = "shard_error"
+
+
+class StaleAttemptError(ShardError):
+    """A newer attempt of this shard, or a newer plan of its run, has taken over; nothing was written."""
+
+    code = "stale_attempt"
+
+
+class RunUnknownError(ShardError):
+    """No such run or shard."""
+
+    code = "run_unknown"
+
+
+class TooManyDeadError(ShardError):
+    """More dead letters than the run allows; their outcomes are written all the same."""
+
+    code = "too_many_dead"
+
+
+class ShardsUnfinishedError(ShardError):
+    """Some shards ran out of retries; the next run finds their images again."""
+
+    code = "shards_unfinished"

@@ -1,0 +1,1 @@
+"""models: what a model is, where its files lie, and how the bundled one is made. Importing this loads nothing."""

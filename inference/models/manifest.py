@@ -1,0 +1,162 @@
+"""models: what is known of a model version, as JSON beside its files. Pure."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from inference.engines.scores import ModelFacts, OutputKind
+from inference.errors import ModelFilesError
+from inference.types import Label, LabelMap, ModelId, Preprocessing
+
+MANIFEST_NAME = "manifest.json"
+
+EngineName: TypeAlias = Literal["litert", "tensorflow"]
+NamePart: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Sha256Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Text: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputScale(_Strict):
+    """How a pixel enters the network: ``(pixel - mean) / scale``, pixel 0 to 255; done inside the artefacts."""
+
+    mean: float
+    scale: PositiveFloat
+
+
+class Agreement(_Strict):
+    """How far the converted model is from the original, measured when it was made."""
+
+    inputs: PositiveInt
+    """Real photos, or crops of them."""
+    equal_top1: NonNegativeInt
+    """Inputs for which both give the same label."""
+    max_difference: NonNegativeFloat
+    """Largest difference of any probability."""
+
+
+class Manifest(_Strict):
+    """A model version: identity, files, preprocessing, label map and engine artefacts."""
+
+    format: Literal[1] = 1
+    name: NamePart
+    version: NamePart
+    task: Literal["image-classification"] = "image-classification"
+    source: Text
+    """Where the weights come from, exact enough to find them again."""
+    licence: Text
+    preprocessing: Preprocessing
+    input_scale: InputScale
+    output: OutputKind
+    background_columns: NonNegativeInt = 0
+    """Leading output columns without a label; ImageNet modules of TensorFlow Hub have one."""
+    engines: dict[EngineName, Text]
+    """Engine -> its artefact, a file or a folder, relative to the manifest."""
+    made_with: dict[str, str]
+    """What made the artefacts -> its version."""
+    agreement: Agreement | None = None
+    """None where there is one engine only."""
+    files: dict[Text, Sha256Hex]
+    """Every file but the manifest -> its SHA-256; relative, with ``/``."""
+    labels: LabelMap
+    """The label of each output column after the background columns."""
+
+    @property
+    def model_id(self) -> ModelId:
+        """Which model version this is."""
+        return ModelId(self.name, self.version)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What an engine's handle has to know."""
+        return ModelFacts(self.model_id, self.labels, self.preprocessing, self.output, self.background_columns)
+
+    def files_of(self, engine: EngineName) -> dict[str, str]:
+        """Return the files of one engine's artefact -> SHA-256.
+
+        Raises:
+            ModelFilesError: the model has no artefact for this engine.
+        """
+        artefact = self.engines.get(engine)
+        if artefact is None:
+            raise ModelFilesError(
+                f"{self.model_id} has no artefact for {engine}, only for {', '.join(self.engines)}; use one of these "
+                "or register a version that was converted for it"
+            )
+        return {
+            path: digest for path, digest in self.files.items() if path == artefact or path.startswith(f"{artefact}/")
+        }
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON text, the same for equal manifests."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, origin: str) -> Manifest:
+        """Read a manifest.
+
+        Args:
+            text: JSON.
+            origin: Where it comes from, for the error.
+
+        Raises:
+            ModelFilesError: not a manifest; names the first field that is wrong.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "the whole text"
+            found = re.sub(r"\s+", " ", str(first.get("input")))[:60]
+            raise ModelFilesError(
+                f"{origin} is not a model manifest: {field} is {found!r}, {first['msg']}; register the model again"
+            ) from error
+
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        size = self.preprocessing
+        if size.height < 1 or size.width < 1 or not 0 < size.crop_fraction <= 1:
+            raise ValueError(
+                f"preprocessing is {size.height} x {size.width} pixels of a crop of {size.crop_fraction}, expected at "
+                "least 1 x 1 and a fraction above 0 and at most 1"
+            )
+        if not self.labels:
+            raise ValueError("the label map is empty, expected a label for each output column")
+        if any(not label.label_id or not label.name for label in self.labels):
+            raise ValueError("the label map holds an empty name or id, expected both for each output column")
+        ids = [label.label_id for label in self.labels]
+        if len(set(ids)) != len(ids):
+            twice = next(label_id for label_id in ids if ids.count(label_id) > 1)
+            raise ValueError(f"the label id {twice} stands twice in the label map, expected each once")
+        for path in (*self.files, *self.engines.values()):
+            parts = PurePosixPath(path)
+            if parts.is_absolute() or ".." in parts.parts or "\\" in path or str(parts) != path:
+                raise ValueError(f"the path {path!r} is not a plain relative one, expected a file beside the manifest")
+        if not self.engines:
+            raise ValueError("it names no engine artefact, expected at least one")
+        for engine in self.engines:
+            if not self.files_of(engine):
+                raise ValueError(f"the artefact {self.engines[engine]!r} of {engine} has no file among its files")
+        return self
+
+
+def label_map(rows: list[tuple[str, str]]) -> LabelMap:
+    """Return (label id, name) pairs in column order as a label map."""
+    return tuple(Label(name=name, label_id=label_id) for label_id, name in rows)

@@ -1,0 +1,134 @@
+"""models: which model versions the results database knows, and what each alias names. Opens no connection itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from inference.errors import ModelFilesError, ModelUnknownError
+from inference.types import ModelId
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from inference.models.manifest import Manifest
+
+PRODUCTION = "production"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A model version as the results database knows it."""
+
+    model_id: ModelId
+    source: str
+    aliases: tuple[str, ...]
+    """The aliases that name it now, sorted."""
+    registered_at: datetime
+
+
+def register(connection: Connection[Any], manifest: Manifest) -> None:
+    """Make a model version known and give it a place in the ledger; harmless when it is known with the same files.
+
+    Raises:
+        ModelFilesError: it is known with other files.
+    """
+    from psycopg.types.json import Jsonb
+
+    facts = manifest.model_dump(mode="json")
+    with connection.transaction():
+        connection.execute(
+            "INSERT INTO nightlabel.model (name, version, source, licence, files, label_map, preprocessing, artefacts) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (name, version) DO NOTHING",
+            [
+                manifest.name,
+                manifest.version,
+                manifest.source,
+                manifest.licence,
+                Jsonb(facts["files"]),
+                Jsonb([[label.label_id, label.name] for label in manifest.labels]),
+                Jsonb({name: facts[name] for name in ("preprocessing", "input_scale", "output", "background_columns")}),
+                Jsonb(facts["engines"]),
+            ],
+        )
+        check_registered(connection, manifest)
+        connection.execute(
+            "SELECT nightlabel.add_outcome_partition(model_id) FROM nightlabel.model WHERE name = %s AND version = %s",
+            [manifest.name, manifest.version],
+        )
+
+
+def check_registered(connection: Connection[Any], manifest: Manifest) -> None:
+    """Compare a manifest of the model store with what was registered under its name and version.
+
+    Raises:
+        ModelUnknownError: it is not registered.
+        ModelFilesError: other files were registered.
+    """
+    row = connection.execute(
+        "SELECT files FROM nightlabel.model WHERE name = %s AND version = %s", [manifest.name, manifest.version]
+    ).fetchone()
+    if row is None:
+        raise ModelUnknownError(f"{manifest.model_id} is not registered; run `python -m inference migrate`")
+    if row[0] != manifest.files:
+        changed = sorted(path for path in {*row[0], *manifest.files} if row[0].get(path) != manifest.files.get(path))
+        raise ModelFilesError(
+            f"{manifest.model_id} is registered with other files than the model store holds ({changed[0]} differs); "
+            "copy it from the store where it was registered, or register this one under a version of its own"
+        )
+
+
+def name_alias(connection: Connection[Any], alias: str, model: ModelId, *, reason: str) -> None:
+    """Let an alias name a registered model from now on; its history is kept. Harmless when it does already.
+
+    Raises:
+        ModelUnknownError: the model is not registered.
+    """
+    with connection.transaction():
+        # Two promotions at once wait for each other here.
+        connection.execute("SELECT pg_advisory_xact_lock(hashtext('nightlabel.model_alias'))")
+        row = connection.execute(
+            "SELECT m.model_id, EXISTS (SELECT FROM nightlabel.model_alias a "
+            "WHERE a.alias = %s AND a.model_id = m.model_id AND a.valid_to IS NULL) "
+            "FROM nightlabel.model m WHERE name = %s AND version = %s",
+            [alias, model.name, model.version],
+        ).fetchone()
+        if row is None:
+            raise ModelUnknownError(f"{model} is not registered; `python -m inference models list` shows what is")
+        model_key, is_current = row
+        if is_current:
+            return
+        connection.execute(
+            "UPDATE nightlabel.model_alias SET valid_to = clock_timestamp() WHERE alias = %s AND valid_to IS NULL",
+            [alias],
+        )
+        connection.execute(
+            "INSERT INTO nightlabel.model_alias (alias, model_id, valid_from, reason) "
+            "VALUES (%s, %s, clock_timestamp(), %s)",
+            [alias, model_key, reason],
+        )
+
+
+def find_alias(connection: Connection[Any], alias: str) -> ModelId | None:
+    """Return what an alias names now, or None."""
+    row = connection.execute(
+        "SELECT m.name, m.version FROM nightlabel.model_alias a JOIN nightlabel.model m USING (model_id) "
+        "WHERE a.alias = %s AND a.valid_to IS NULL",
+        [alias],
+    ).fetchone()
+    return None if row is None else ModelId(*row)
+
+
+def list_models(connection: Connection[Any]) -> list[RegisteredModel]:
+    """Return every registered model version, oldest first."""
+    rows = connection.execute(
+        "SELECT m.name, m.version, m.source, m.registered_at, "
+        "array_remove(array_agg(a.alias ORDER BY a.alias) FILTER (WHERE a.valid_to IS NULL), NULL) "
+        "FROM nightlabel.model m LEFT JOIN nightlabel.model_alias a USING (model_id) "
+        "GROUP BY m.model_id ORDER BY m.model_id"
+    ).fetchall()
+    return [
+        RegisteredModel(ModelId(name, version), source, tuple(aliases or ()), registered_at)
+        for name, version, source, registered_at, aliases in rows
+    ]

@@ -1,0 +1,42 @@
+"""models: a manifest and its files -> a loaded model handle. The engine is imported here, when it is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inference.errors import ModelFilesError
+from inference.models.manifest import EngineName, Manifest
+from inference.ports import ModelHandle
+from inference.settings import available_cores
+
+
+def load_handle(
+    manifest: Manifest, folder: Path, engine: EngineName = "litert", threads: int | None = None
+) -> ModelHandle:
+    """Load a model whose files were checked (``ModelStore.check_files``).
+
+    Args:
+        manifest: The model.
+        folder: Where its files lie.
+        engine: What executes it.
+        threads: Cores to use; None for every core of this process.
+
+    Raises:
+        ModelFilesError: no artefact for this engine, or it is not there.
+        ModelExecutionError: the engine cannot load it.
+        ModelError: the engine is not installed.
+    """
+    manifest.files_of(engine)  # refuses an engine without artefact
+    path = folder / manifest.engines[engine]
+    if not path.exists():
+        raise ModelFilesError(
+            f"{path} of {manifest.model_id} is missing; copy {manifest.model_id} into the store again"
+        )
+    cores = threads or available_cores()
+    if engine == "litert":
+        from inference.engines.litert import LiteRTHandle
+
+        return LiteRTHandle(path, manifest.facts, threads=cores)
+    from inference.engines.tensorflow import TensorFlowHandle
+
+    return TensorFlowHandle(path, manifest.facts, threads=cores)

@@ -1,0 +1,278 @@
+"""models: the model store, folders ``<name>/<version>/`` of a manifest and its files. Adapter; reads and writes disk.
+
+A version appears whole or not at all: it is built beside and renamed into place. What was half written or damaged since
+is refused by its digests.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from inference.errors import ModelFilesError, ModelUnknownError
+from inference.models.manifest import MANIFEST_NAME, EngineName, Manifest
+from inference.types import ModelId
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LEFTOVER_AGE_S = 6 * 3600.0
+
+
+def hash_file(path: Path) -> str:
+    """Return a file's SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return every file below a folder but its manifest -> SHA-256, by relative path with ``/``, sorted."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
+    digests.pop(MANIFEST_NAME, None)
+    return digests
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStore:
+    """Models by name and version below one folder, which several processes may share."""
+
+    root: Path
+
+    def folder_of(self, model: ModelId) -> Path:
+        """Return where a version lies, or would lie.
+
+        Raises:
+            ModelUnknownError: name or version is no folder name.
+        """
+        if not _NAME.fullmatch(model.name) or not _NAME.fullmatch(model.version):
+            raise ModelUnknownError(
+                f"{str(model)!r} cannot be a model: expected a name and a version of letters, digits, dot, dash and "
+                "underscore, as in efficientnet-lite0@1"
+            )
+        return self.root / model.name / model.version
+
+    def models(self) -> list[ModelId]:
+        """Return what the store holds, sorted; the files are not checked."""
+        return sorted(
+            (
+                ModelId(path.parent.parent.name, path.parent.name)
+                for path in self.root.glob(f"[!.]*/[!.]*/{MANIFEST_NAME}")
+            ),
+            key=str,
+        )
+
+    def read_manifest(self, model: ModelId) -> Manifest:
+        """Return a version's manifest, without checking its files.
+
+        Raises:
+            ModelUnknownError: the store does not hold this version.
+            ModelFilesError: its manifest is missing, damaged or another model's.
+        """
+        folder = self.folder_of(model)
+        path = folder / MANIFEST_NAME
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError as error:
+            if not folder.is_dir():
+                raise ModelUnknownError(
+                    f"the model store {self.root} holds no {model}; register it, or point NIGHTLABEL_MODEL_STORE at "
+                    "the store that holds it"
+                ) from error
+            raise ModelFilesError(f"{path} is missing; register {model} again") from error
+        except OSError as error:
+            raise ModelFilesError(f"{path} cannot be read: {error.strerror}; check the model store's rights") from error
+        manifest = Manifest.from_json(text, origin=str(path))
+        if manifest.model_id != model:
+            raise ModelFilesError(f"{path} describes {manifest.model_id}, expected {model}; register {model} again")
+        return manifest
+
+    def check_files(self, manifest: Manifest, engine: EngineName | None = None) -> Path:
+        """Compare files with the digests of a manifest and return the folder that they lie in.
+
+        Args:
+            manifest: Read from here or from the registry, which knows what was registered.
+            engine: Only the files of this engine's artefact; None for every file.
+
+        Raises:
+            ModelFilesError: a file is missing or not the registered one; names both digests.
+        """
+        folder = self.folder_of(manifest.model_id)
+        expected = manifest.files if engine is None else manifest.files_of(engine)
+        for name, digest in expected.items():
+            path = folder / name
+            try:
+                found = hash_file(path)
+            except OSError as error:
+                raise ModelFilesError(
+                    f"{path} of {manifest.model_id} cannot be read: {error.strerror}, expected a file with SHA-256 "
+                    f"{digest}; {_advice(manifest)}"
+                ) from error
+            if found != digest:
+                raise ModelFilesError(
+                    f"{path} of {manifest.model_id} has SHA-256 {found}, expected {digest}; {_advice(manifest)}"
+                )
+        return folder
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """Lend an empty folder on the store's own disk to build a version in; it is gone afterwards.
+
+        Raises:
+            ModelFilesError: the store cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            folder = Path(tempfile.mkdtemp(prefix=".building-", dir=self.root))
+        except OSError as error:
+            raise self._not_writable(error) from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def add(self, folder: Path, manifest: Manifest) -> Manifest:
+        """Move a version that was built in a ``workspace`` into its place, in one step.
+
+        A damaged copy there is replaced; a good one with the same files stays.
+
+        Args:
+            folder: The workspace, with every file of the manifest.
+            manifest: What to write beside the files.
+
+        Returns:
+            The manifest that the store now holds.
+
+        Raises:
+            ModelFilesError: the store holds another model under this name and version, or cannot be written.
+        """
+        model, target = manifest.model_id, self.folder_of(manifest.model_id)
+        found = hash_files(folder)
+        if found != manifest.files:
+            changed = sorted(set(found.items()) ^ set(manifest.files.items()))[0][0]
+            raise ModelFilesError(f"{folder / changed} of {model} is not as its manifest says; build {model} again")
+        try:
+            folder.chmod(0o755)
+            (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+            _flush_to_disk(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # A few times, because another process may put a copy there between our look and our step.
+            for _ in range(5):
+                if _renamed(folder, target):
+                    _flush_folder(target.parent)
+                    return manifest
+                present = self._good_copy(model)
+                if present is None:
+                    self._put_aside(target)
+                elif present.files == manifest.files:
+                    return present
+                else:
+                    raise ModelFilesError(
+                        f"{target} already holds another {model}: {_difference(present, manifest)}; "
+                        "give the new one another version"
+                    )
+        except OSError as error:
+            raise self._not_writable(error) from error
+        raise ModelFilesError(f"{target} is changed by other processes all the time; stop them and register again")
+
+    @contextmanager
+    def locked(self, model: ModelId) -> Iterator[None]:
+        """Keep other processes from building the same version meanwhile; they wait.
+
+        It saves work only: without it, on a disk that knows no locks, ``add`` still ends with one good copy.
+
+        Raises:
+            ModelFilesError: the store cannot be written.
+        """
+        self.folder_of(model)  # refuses a name that would lead elsewhere
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / f".lock-{model.name}-{model.version}").open("w")
+        except OSError as error:
+            raise self._not_writable(error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                logger.debug("The model store %s knows no locks: %s", self.root, error)
+            yield
+
+    def _good_copy(self, model: ModelId) -> Manifest | None:
+        try:
+            manifest = self.read_manifest(model)
+            self.check_files(manifest)
+        except (ModelFilesError, ModelUnknownError):
+            return None
+        return manifest
+
+    def _put_aside(self, target: Path) -> None:
+        aside = self.root / f".damaged-{uuid4().hex}"
+        try:
+            target.rename(aside)
+        except FileNotFoundError:
+            return  # another process was faster
+        logger.warning("Replaced the damaged files in %s", target)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed builders left, once it is old enough that none can be alive."""
+        for path in (*self.root.glob(".building-*"), *self.root.glob(".damaged-*")):
+            try:
+                is_old = time.time() - path.stat().st_mtime > _LEFTOVER_AGE_S
+            except FileNotFoundError:
+                continue
+            if is_old:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _not_writable(self, error: OSError) -> ModelFilesError:
+        return ModelFilesError(
+            f"the model store {self.root} cannot be written: {error.strerror or error}; give it room and rights, or "
+            "set NIGHTLABEL_MODEL_STORE to another folder"
+        )
+
+
+def _advice(manifest: Manifest) -> str:
+    return f"copy {manifest.model_id} into the store again, or run `python -m inference migrate` for the bundled model"
+
+
+def _difference(present: Manifest, other: Manifest) -> str:
+    name = sorted(set(present.files.items()) ^ set(other.files.items()))[0][0]
+    return f"{name} has SHA-256 {present.files.get(name)}, the new one's is {other.files.get(name)}"
+
+
+def _renamed(folder: Path, target: Path) -> bool:
+    """Rename a folder unless its target is taken; say whether it was renamed."""
+    try:
+        folder.rename(target)
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    return True
+
+
+def _flush_to_disk(folder: Path) -> None:
+    """Write files and folders through to the disk, so that a crash leaves all of them or none."""
+    for path in folder.rglob("*"):
+        _flush_folder(path)
+    _flush_folder(folder)
+
+
+def _flush_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

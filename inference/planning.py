@@ -1,0 +1,84 @@
+"""plan: how a backlog becomes shards. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal
+
+from inference.errors import SettingsError
+from inference.types import Device, ModelId, RunRequest
+
+MAX_SHARDS: Final = 200
+"""Mapped tasks of a run: the scheduler and the UI suffer from more long before Airflow's own limit of 1,024."""
+
+MIN_SHARD_IMAGES: Final = 3_000
+"""Starting a task and loading the model takes about 1.5 s; at 100 images/s that is 5 % of the time of so many."""
+
+MAX_SHARD_IMAGES: Final = 180_000
+"""Half of a task's two hours at 50 images/s, a third of what two cores do."""
+
+
+def shard_size(backlog: int, *, wanted: int | None = None) -> int:
+    """Return how many images a shard holds, at least 1.
+
+    Args:
+        backlog: Images to classify.
+        wanted: The size that the run asks for, if any; grows when it would give more than ``MAX_SHARDS``.
+    """
+    least = math.ceil(backlog / MAX_SHARDS)
+    size = wanted if wanted is not None else MIN_SHARD_IMAGES
+    return max(1, min(max(size, least), MAX_SHARD_IMAGES))
+
+
+def images_to_plan(pending: int, *, max_images: int | None) -> int:
+    """Return how many of the pending images a run takes; the rest is deferred."""
+    limit = MAX_SHARDS * MAX_SHARD_IMAGES
+    return min(pending, limit if max_images is None else max_images, limit)
+
+
+def choose_device(request: RunRequest) -> Device:
+    """Return where the run's shards go: to the GPU queue only when that was demanded."""
+    return "gpu" if request.device == "gpu" else "cpu"
+
+
+def engine_of(device: Device) -> Literal["litert", "tensorflow"]:
+    """Return the engine that executes models on a device."""
+    return "tensorflow" if device == "gpu" else "litert"
+
+
+def parse_model(model: str) -> ModelId | str:
+    """Return the model version that ``NAME@VERSION`` names, or the alias as it is.
+
+    Raises:
+        SettingsError: neither an alias nor NAME@VERSION.
+    """
+    name, at, version = model.partition("@")
+    if not at and name:
+        return name
+    if name and version:
+        return ModelId(name, version)
+    raise SettingsError(f"the model is {model!r}; give an alias such as production, or NAME@VERSION")
+
+
+def check_request(request: RunRequest) -> None:
+    """Refuse a run that cannot mean anything.
+
+    Raises:
+        SettingsError: names the parameter, what it is and what it may be.
+    """
+    parse_model(request.model)
+    if not request.bucket:
+        raise SettingsError("no bucket is given; name one with --bucket or in the run's parameters")
+    if request.scope not in {"unlabelled", "not_by_this_model"}:
+        raise SettingsError(f"scope is {request.scope!r}; it is unlabelled or not_by_this_model")
+    if request.device not in {"auto", "cpu", "gpu"}:
+        raise SettingsError(f"device is {request.device!r}; it is auto, cpu or gpu")
+    if not 0 <= request.max_dead_ratio <= 1:
+        raise SettingsError(f"max_dead_ratio is {request.max_dead_ratio}; it is a share from 0 to 1")
+    for name, value, least in (
+        ("max_images", request.max_images, 0),
+        ("shard_size", request.shard_size, 1),
+        ("min_images_for_ratio", request.min_images_for_ratio, 0),
+    ):
+        if value is not None and value < least:
+            raise SettingsError(f"{name} is {value}; it is at least {least}")

@@ -1,0 +1,161 @@
+"""What the stages need from the world: Protocols about us, not about a vendor. No implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from inference.types import (
+    ImageRef,
+    LabelMap,
+    ListedObject,
+    ManifestChunk,
+    ModelId,
+    Outcome,
+    PixelBatch,
+    Plan,
+    Preprocessing,
+    RunRequest,
+    RunSummary,
+    Scores,
+    Shard,
+    ShardStats,
+    StageSeconds,
+)
+
+
+class ObjectStore(Protocol):
+    """Reads objects; never writes. Safe to share between threads."""
+
+    def list_pages(self, bucket: str, prefix: str) -> Iterator[Sequence[ListedObject]]:
+        """Yield every object whose key begins with ``prefix``, page by page, memory bounded by a page.
+
+        Keys come exactly as stored, whatever bytes they hold.
+
+        Raises:
+            SettingsError: no name of a bucket, or no address of a store.
+            BucketMissingError: no such bucket.
+            StoreCredentialsError: the store refuses us.
+            StoreUnavailableError: no answer, a cut answer, or a listing that does not advance.
+        """
+        ...
+
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+        """Return the object's bytes, whole, if it still is the version of ``ref``.
+
+        Raises:
+            ImageGoneError: deleted, or overwritten since the listing.
+            ObjectAccessDeniedError: the store refuses this key.
+            ObjectTooLargeError: more than ``max_bytes``, judged before the body is read.
+            BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``list_pages``.
+        """
+        ...
+
+
+class Listing(Protocol):
+    """Every object under a prefix, to be read once."""
+
+    list_s: float
+    """Seconds spent waiting for the store so far."""
+
+    def __iter__(self) -> Iterator[Sequence[ListedObject]]:
+        """Yield the objects page by page; errors are those of ``ObjectStore.list_pages``."""
+        ...
+
+
+class ModelHandle(Protocol):
+    """A loaded model. Not thread-safe: one handle serves one caller at a time."""
+
+    @property
+    def model_id(self) -> ModelId:
+        """Which model this is."""
+        ...
+
+    @property
+    def labels(self) -> LabelMap:
+        """The label of each column of the scores."""
+        ...
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What pixels ``predict`` expects."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """What executes the model: ``litert`` or ``tensorflow``; goes to the ledger."""
+        ...
+
+    @property
+    def best_batch_size(self) -> int:
+        """Images a call at which this engine is fastest."""
+        ...
+
+    def predict(self, pixels: PixelBatch) -> Scores:
+        """Score one batch; scaling to the model's own range is the handle's business.
+
+        Raises:
+            ModelExecutionError: the engine failed.
+        """
+        ...
+
+
+class OutcomeSink(Protocol):
+    """The ledger as a worker sees it: plan a run, claim a shard, record its batches, close the books."""
+
+    def plan_run(self, request: RunRequest, listing: Listing) -> Plan:
+        """Compare a listing with the ledger and store the shards of what is left, in one transaction."""
+        ...
+
+    def claim_shard(self, run_id: UUID, shard_number: int) -> Shard:
+        """Start a new attempt of a shard; every older attempt of it can write no more."""
+        ...
+
+    def read_manifest(self, shard: Shard) -> Iterator[ManifestChunk]:
+        """Yield the refs of a shard that have no outcome yet, in manifest order, a chunk at a time."""
+        ...
+
+    def record_batch(
+        self,
+        shard: Shard,
+        batch_number: int,
+        outcomes: Sequence[Outcome],
+        *,
+        engine: str,
+        seconds: StageSeconds,
+        gone: int = 0,
+        done_elsewhere: int = 0,
+    ) -> None:
+        """Record a batch and add up the shard's counts, in one transaction.
+
+        Args:
+            shard: The attempt that writes.
+            batch_number: 1 for the attempt's first batch, then one more each; makes sending again harmless.
+            outcomes: What to record, each image once.
+            engine: What executed the model.
+            seconds: Busy seconds of the stages since the last batch.
+            gone: Images that vanished since the last batch.
+            done_elsewhere: Images that the manifest showed as settled by another run.
+
+        Raises:
+            StaleAttemptError: a newer attempt has taken over; nothing was written.
+            SinkUnavailableError: the database does not answer.
+        """
+        ...
+
+    def finish_shard(self, shard: Shard, seconds: StageSeconds) -> ShardStats:
+        """Mark the shard as done and return its counts over all attempts."""
+        ...
+
+    def finish_run(self, run_id: UUID) -> RunSummary:
+        """Judge the run by its shards, set its state and return its summary."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, so that tests can turn it."""
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start, never going back."""
+        ...

@@ -1,0 +1,202 @@
+"""The loop over one shard: fetch and decode | batch | predict | write, at once and bounded. Knows no adapter."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from inference.decoding import decode_image
+from inference.errors import ImageError, ImageGoneError
+from inference.fetching import fetch_image
+from inference.ports import Clock, ModelHandle, ObjectStore, OutcomeSink
+from inference.predicting import predict_batch
+from inference.types import (
+    DeadLetter,
+    DecodedImage,
+    Gone,
+    ImageRef,
+    Outcome,
+    Shard,
+    ShardStats,
+    Stage,
+    StageSeconds,
+)
+
+logger = logging.getLogger(__name__)
+
+WRITES_BEHIND = 2
+"""Batches that may wait to be written while the next ones are predicted; more would only grow what a crash repeats."""
+
+DEAD_BEFORE_WRITE = 64
+"""Dead letters and vanished images that are held back for the next batch, in a stretch without any good image."""
+
+Prepared = DecodedImage | DeadLetter | Gone
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What is ready to become the next batch."""
+
+    images: list[DecodedImage] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    gone: int = 0
+    done_elsewhere: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.images or self.dead or self.gone or self.done_elsewhere)
+
+
+class _Timer:
+    """Adds up the busy seconds of the stages over all threads."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seconds = StageSeconds()
+
+    def now(self) -> float:
+        return self._clock.monotonic()
+
+    def add(self, stage: Stage, since: float) -> float:
+        """Add what passed since a time to a stage and return the time now."""
+        now = self._clock.monotonic()
+        name = f"{stage.value}_s"
+        with self._lock:
+            setattr(self._seconds, name, getattr(self._seconds, name) + now - since)
+        return now
+
+    def take(self) -> StageSeconds:
+        """Return what was added since the last call."""
+        with self._lock:
+            seconds, self._seconds = self._seconds, StageSeconds()
+        return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRunner:
+    """Classifies what is left of a shard: every ref ends as an outcome in the sink, or as gone.
+
+    Threads fetch and decode, one writes, the caller's predicts. Memory is bounded by ``window`` decoded images and
+    by ``io_threads`` objects that are being decoded.
+    """
+
+    store: ObjectStore
+    handle: ModelHandle
+    sink: OutcomeSink
+    clock: Clock
+    batch_size: int
+    io_threads: int
+    window: int
+    """Images between fetch and predict at most."""
+    max_object_bytes: int
+    max_pixels: int
+    top_k: int = 5
+    progress: Callable[[int], None] | None = None
+    """Called with the number of images of each batch after it was written."""
+
+    def run(self, shard: Shard) -> ShardStats:
+        """Classify what is left of a claimed shard and close it.
+
+        Returns:
+            The shard's counts over all attempts.
+
+        Raises:
+            TransientError: store or database are unavailable; what was recorded stays.
+            ConfigurationError, ModelError: nothing of this shard can be classified as things are.
+            StaleAttemptError: a newer attempt has taken over.
+        """
+        timer = _Timer(self.clock)
+        with (
+            ThreadPoolExecutor(self.io_threads, thread_name_prefix="fetch-decode") as io,
+            ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
+        ):
+            writes: deque[Future[None]] = deque()
+            try:
+                for number, batch in enumerate(self._batches(shard, io, timer), start=1):
+                    outcomes = self._predict(batch, timer)
+                    while len(writes) >= WRITES_BEHIND:
+                        writes.popleft().result()
+                    writes.append(writer.submit(self._write, shard, number, batch, outcomes, timer))
+                for write in writes:
+                    write.result()
+            except BaseException:
+                # What is queued is dropped; what is being written ends on its own terms.
+                io.shutdown(wait=False, cancel_futures=True)
+                writer.shutdown(wait=False, cancel_futures=True)
+                raise
+        return self.sink.finish_shard(shard, timer.take())
+
+    def _batches(self, shard: Shard, io: ThreadPoolExecutor, timer: _Timer) -> Iterator[_Pending]:
+        pending = _Pending()
+        for prepared in self._prepared(shard, io, timer):
+            match prepared:
+                case DecodedImage():
+                    pending.images.append(prepared)
+                case DeadLetter():
+                    pending.dead.append(prepared)
+                case Gone():
+                    pending.gone += 1
+                case int():
+                    pending.done_elsewhere += prepared
+            if len(pending.images) >= self.batch_size or len(pending.dead) + pending.gone >= DEAD_BEFORE_WRITE:
+                yield pending
+                pending = _Pending()
+        if not pending.is_empty:
+            yield pending
+
+    def _prepared(self, shard: Shard, io: ThreadPoolExecutor, timer: _Timer) -> Iterator[Prepared | int]:
+        """Yield every ref fetched and decoded, in manifest order, and counts of refs that were settled elsewhere."""
+        waiting: deque[Future[Prepared]] = deque()
+        for chunk in self.sink.read_manifest(shard):
+            if chunk.done_elsewhere:
+                yield chunk.done_elsewhere
+            for ref in chunk.refs:
+                if len(waiting) >= self.window:
+                    yield waiting.popleft().result()
+                waiting.append(io.submit(self._prepare, ref, timer))
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _prepare(self, ref: ImageRef, timer: _Timer) -> Prepared:
+        stage, began, content_sha256 = Stage.FETCH, timer.now(), None
+        try:
+            try:
+                fetched = fetch_image(ref, self.store, max_bytes=self.max_object_bytes)
+            finally:
+                began = timer.add(Stage.FETCH, began)
+            stage, content_sha256 = Stage.DECODE, fetched.content_sha256
+            try:
+                pixels = decode_image(fetched.data, self.handle.preprocessing, max_pixels=self.max_pixels)
+            finally:
+                timer.add(Stage.DECODE, began)
+        except ImageGoneError:
+            return Gone(ref)
+        except ImageError as error:
+            return DeadLetter(ref, stage, error.code, str(error), error.is_retryable, content_sha256)
+        return DecodedImage(ref, pixels, content_sha256)
+
+    def _predict(self, batch: _Pending, timer: _Timer) -> list[Outcome]:
+        began = timer.now()
+        predictions = predict_batch(batch.images, self.handle, top_k=self.top_k)
+        timer.add(Stage.PREDICT, began)
+        return [*predictions, *batch.dead]
+
+    def _write(self, shard: Shard, number: int, batch: _Pending, outcomes: list[Outcome], timer: _Timer) -> None:
+        began = timer.now()
+        self.sink.record_batch(
+            shard,
+            number,
+            outcomes,
+            engine=self.handle.engine,
+            seconds=timer.take(),
+            gone=batch.gone,
+            done_elsewhere=batch.done_elsewhere,
+        )
+        timer.add(Stage.WRITE, began)
+        if self.progress is not None:
+            self.progress(len(outcomes) + batch.gone + batch.done_elsewhere)

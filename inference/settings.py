@@ -1,0 +1,126 @@
+"""Configuration: read once, at the edge, typed, with units. Nothing here is instantiated at import."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from inference.errors import SettingsError
+
+
+def available_cores() -> int:
+    """Return the cores that this process may use: its CPU affinity, lowered by the cgroup's quota if there is one."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def default_model_store() -> Path:
+    """Return the model store under the user's data folder."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("nightlabel", appauthor=False)) / "models"
+
+
+class Settings(BaseSettings):
+    """Every setting of the library; the environment's name is ``NIGHTLABEL_`` and the field in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="NIGHTLABEL_", frozen=True, extra="ignore")
+
+    database_url: SecretStr | None = None
+    """The results database, ``postgresql://user:password@host:port/database``; ``postgresql+psycopg://`` works too."""
+
+    model_store: Path = Field(default_factory=default_model_store)
+    """Folder of the registered models' files."""
+
+    engine_threads: PositiveInt = Field(default_factory=available_cores)
+    """Threads of the engine in one task; the default is every core of this process (docs/tuning.md)."""
+
+    batch_size: PositiveInt | None = None
+    """Images in one call of the model; the default is what the engine measured as its best."""
+
+    io_threads: PositiveInt = 8
+    """Threads that fetch and decode; also the connections to the store."""
+
+    window: PositiveInt = 64
+    """Images between fetch and predict at most; with ``max_object_bytes`` it bounds a worker's memory."""
+
+    max_object_bytes: PositiveInt = 64 * 1024 * 1024
+    """Largest object that is read, in bytes; a larger one is a dead letter."""
+
+    max_pixels: PositiveInt = 50_000_000
+    """Largest width x height that is decoded; a larger image is a dead letter."""
+
+    top_k: PositiveInt = 5
+    """Labels kept for each image, best first."""
+
+    dead_letter_retry_s: PositiveFloat = 20 * 3600.0
+    """Seconds until a retryable dead letter is tried again: the next night, however early that one starts."""
+
+    dead_letter_attempts: PositiveInt = 3
+    """Attempts after which a retryable dead letter is permanent."""
+
+    database_connect_timeout_s: PositiveFloat = 10.0
+    """Seconds to wait for a connection to the results database."""
+
+    database_statement_timeout_s: PositiveFloat = 300.0
+    """Seconds that one statement may take; planning a large bucket takes the longest."""
+
+    store_connect_timeout_s: PositiveFloat = 5.0
+    """Seconds to wait for a connection to the object store."""
+
+    store_read_timeout_s: PositiveFloat = 30.0
+    """Seconds to wait for the next bytes of the object store."""
+
+    manifest_retention_days: PositiveInt = 7
+    """Days after which the manifest of a finished run is dropped."""
+
+    api_host: str = "127.0.0.1"
+    """Address that ``serve`` listens on; anything but loopback needs ``api_key``."""
+
+    api_port: PositiveInt = 8000
+    """Port that ``serve`` listens on; every request there is over plain HTTP."""
+
+    api_key: SecretStr | None = None
+    """Key that callers of the REST API send as ``Authorization: Bearer``."""
+
+    api_max_request_bytes: PositiveInt = 128 * 1024 * 1024
+    """Largest request that the REST API reads, in bytes."""
+
+    api_max_images: PositiveInt = 64
+    """Most images in one request of the REST API."""
+
+    def required_database_url(self) -> str:
+        """Return the database's address.
+
+        Raises:
+            SettingsError: it is not set.
+        """
+        if self.database_url is None or not self.database_url.get_secret_value():
+            raise SettingsError(
+                "NIGHTLABEL_DATABASE_URL is not set; give the results database as "
+                "postgresql://user:password@host:port/database"
+            )
+        return self.database_url.get_secret_value()
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment; ``overrides`` win.
+
+    Raises:
+        SettingsError: a value is impossible; names the variable and what is wrong with it.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the values
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(
+            f"NIGHTLABEL_{name.upper()} is {first.get('input')!r}: {first['msg'].lower()}; correct it or unset it"
+        ) from error

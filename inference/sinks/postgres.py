@@ -1,0 +1,551 @@
+"""The ledger in Postgres: plans, claims, records and closes. Translates the driver's errors; every write is atomic."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from inference.errors import (
+    ModelUnknownError,
+    RunUnknownError,
+    SchemaMissingError,
+    SchemaNewerError,
+    SchemaOutdatedError,
+    SinkUnavailableError,
+    StaleAttemptError,
+)
+from inference.planning import check_request, choose_device, images_to_plan, parse_model, shard_size
+from inference.ports import Listing
+from inference.settings import Settings
+from inference.sinks.connecting import Connection, connect, describe, our_errors, translated
+from inference.sinks.statements import migrations, newest_revision, revision_of, statement
+from inference.types import (
+    ImageRef,
+    ManifestChunk,
+    ModelId,
+    Outcome,
+    Plan,
+    RunRequest,
+    RunSummary,
+    Shard,
+    ShardStats,
+    StageSeconds,
+    image_id,
+)
+from inference.writing import outcome_row
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""How long a statement that may be sent again waits for the database to come back: about 16 s in all."""
+
+SEND_AGAIN = (psycopg.OperationalError, psycopg.InterfaceError)
+"""Lost connections, deadlocks, serialization failures, a restarting server."""
+
+
+class PostgresSink:
+    """The ledger of one results database. One connection, safe to share between threads.
+
+    Args:
+        settings: Database, time-outs, and how dead letters are tried again.
+
+    Raises:
+        SettingsError, SinkCredentialsError, SinkUnavailableError: no connection.
+        SchemaMissingError, SchemaOutdatedError, SchemaNewerError: the schema is not the one that this code knows.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._connection = connect(settings)
+        try:
+            self._check_schema()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; harmless when it is closed."""
+        with self._lock:
+            self._connection.close()
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, for the registry of models; autocommit is on."""
+        return self._connection
+
+    # Planning
+
+    def plan_run(self, request: RunRequest, listing: Listing) -> Plan:
+        """Compare a complete listing with the ledger and store the shards of what is left, in one transaction.
+
+        Memory is bounded by a page of the listing. With ``dry_run`` the transaction is rolled back.
+
+        Args:
+            request: What to do.
+            listing: Every object under the prefix, page by page; read to its end before anything is decided.
+
+        Raises:
+            SettingsError: the request cannot mean anything.
+            ModelUnknownError: its model is not registered.
+            SinkUnavailableError: the database does not answer; nothing was planned.
+        """
+        check_request(request)
+        model_key, model = self._retried(lambda: self._find_model(request.model))
+        with (
+            self._lock,
+            our_errors(describe(self._connection)),
+            self._connection.transaction(force_rollback=request.dry_run),
+        ):
+            return self._plan(request, listing, model_key, model)
+
+    def _plan(self, request: RunRequest, listing: Listing, model_key: int, model: ModelId) -> Plan:
+        cursor = self._connection.cursor()
+        listed_at = _one(cursor.execute("SELECT clock_timestamp()"))[0]
+        cursor.execute(statement("create_listing"))
+        self._copy_listing(cursor, listing)
+        cursor.execute(statement("drop_repeated_keys"))
+        cursor.execute("ANALYZE listed")
+        what = {"bucket": request.bucket, "prefix": request.prefix, "listed_at": listed_at, "model_id": model_key}
+        for step in ("note_images", "note_objects", "note_vanished"):
+            cursor.execute(statement(step), what)
+
+        run_id, plan_number = self._begin_run(cursor, request, model_key, listed_at)
+        cursor.execute(statement("find_pending"), {**what, "settled_by": self._settled_by(request, model_key)})
+        cursor.execute("ANALYZE pending")
+        [discovered] = _one(cursor.execute("SELECT count(*) FROM listed"))
+        [pending] = _one(cursor.execute("SELECT count(*) FROM pending"))
+        planned = images_to_plan(pending, max_images=request.max_images)
+        [planned_bytes] = _one(
+            cursor.execute("SELECT coalesce(sum(size_bytes), 0)::bigint FROM pending WHERE position < %s", [planned])
+        )
+        device = choose_device(request)
+        slices = {
+            "run_id": run_id,
+            "plan_number": plan_number,
+            "shard_size": shard_size(planned, wanted=request.shard_size),
+            "planned": planned,
+            "device": device,
+            "bucket": request.bucket,
+        }
+        shards = tuple(cast("int", number) for [number] in cursor.execute(statement("store_shards"), slices).fetchall())
+        cursor.execute(statement("store_manifest"), slices)
+        counts = {
+            "run_id": run_id,
+            "discovered": discovered,
+            "already_done": discovered - pending,
+            "deferred": pending - planned,
+            "list_s": listing.list_s,
+        }
+        cursor.execute(statement("count_run"), counts)
+        return Plan(
+            run_id=run_id,
+            plan_number=plan_number,
+            model=model,
+            device=device,
+            discovered=discovered,
+            already_done=discovered - pending,
+            deferred=pending - planned,
+            to_classify=planned,
+            to_classify_bytes=planned_bytes,
+            shards=() if request.dry_run else shards,
+            list_s=listing.list_s,
+        )
+
+    def _copy_listing(self, cursor: psycopg.Cursor[tuple[Any, ...]], listing: Listing) -> None:
+        sql = "COPY listed (image_id, object_key, etag, size_bytes, last_modified) FROM STDIN (FORMAT BINARY)"
+        with cursor.copy(sql) as copy:
+            copy.set_types(["uuid", "text", "text", "int8", "timestamptz"])
+            for page in listing:
+                for found in page:
+                    if not _is_storable(found.key):
+                        logger.warning("Left out the key %r: Postgres cannot store it as text", found.key)
+                        continue
+                    identity = image_id(found.bucket, found.key, found.etag)
+                    copy.write_row((identity, found.key, found.etag, found.size_bytes, found.last_modified))
+
+    def _begin_run(
+        self, cursor: psycopg.Cursor[tuple[Any, ...]], request: RunRequest, model_key: int, started_at: object
+    ) -> tuple[UUID, int]:
+        known = None
+        if request.airflow_run_id is not None:
+            known = cursor.execute(
+                "SELECT run_id FROM nightlabel.run WHERE dag_id = %s AND airflow_run_id = %s FOR UPDATE",
+                [request.dag_id, request.airflow_run_id],
+            ).fetchone()
+        if known is not None:
+            cursor.execute(statement("supersede_plan"), {"run_id": known[0]})
+        parameters = {
+            "model": request.model,
+            "scope": request.scope,
+            "device": request.device,
+            "allow_cpu_fallback": request.allow_cpu_fallback,
+            "max_images": request.max_images,
+            "shard_size": request.shard_size,
+        }
+        row = _one(
+            cursor.execute(
+                statement("begin_run"),
+                {
+                    "run_id": uuid.uuid4(),
+                    "dag_id": request.dag_id,
+                    "airflow_run_id": request.airflow_run_id,
+                    "bucket": request.bucket,
+                    "prefix": request.prefix,
+                    "parameters": Jsonb(parameters),
+                    "model_id": model_key,
+                    "started_at": started_at,
+                    "max_dead_ratio": request.max_dead_ratio,
+                    "min_images_for_ratio": request.min_images_for_ratio,
+                },
+            )
+        )
+        return cast("tuple[UUID, int]", row)
+
+    def _settled_by(self, request: RunRequest, model_key: int) -> list[int]:
+        """Return the models whose outcomes settle an image: the production line and the run's own, or only the latter.
+
+        The run's own counts in any case: its outcome for an image is recorded once.
+        """
+        if request.scope == "not_by_this_model":
+            return [model_key]
+        line = self._connection.execute("SELECT model_id FROM nightlabel.production_line").fetchall()
+        return sorted({model_key, *(cast("int", key) for [key] in line)})
+
+    # Shards
+
+    def find_run(self, dag_id: str, airflow_run_id: str) -> UUID:
+        """Return the run of an Airflow Dag run.
+
+        Raises:
+            RunUnknownError: it was never planned.
+        """
+        row = self._retried(
+            lambda: self._connection.execute(
+                "SELECT run_id FROM nightlabel.run WHERE dag_id = %s AND airflow_run_id = %s", [dag_id, airflow_run_id]
+            ).fetchone()
+        )
+        if row is None:
+            raise RunUnknownError(
+                f"run {airflow_run_id} of {dag_id} was never planned; see the log of its task discover"
+            )
+        return cast("UUID", row[0])
+
+    def claim_shard(self, run_id: UUID, shard_number: int) -> Shard:
+        """Start a new attempt of a shard; every older attempt of it can write no more.
+
+        Raises:
+            RunUnknownError: no such shard in the run's present plan.
+        """
+
+        def claim() -> Shard:
+            with self._connection.transaction():
+                row = self._connection.execute(
+                    statement("claim_shard"), {"run_id": run_id, "shard_number": shard_number}
+                ).fetchone()
+                if row is None:
+                    raise RunUnknownError(f"run {run_id} has no shard {shard_number} in its present plan")
+                plan_number, attempt, device, images, model_key, name, version = row
+                settled = self._connection.execute(
+                    statement("recount_shard"),
+                    {"run_id": run_id, "plan_number": plan_number, "shard_number": shard_number, "model_id": model_key},
+                ).fetchall()
+            return Shard(
+                run_id=run_id,
+                plan_number=plan_number,
+                shard_number=shard_number,
+                attempt=attempt,
+                model=ModelId(name, version),
+                model_key=model_key,
+                device=device,
+                images=images,
+                settled=tuple(cast("int", count) for [count] in settled),
+            )
+
+        # Claiming twice because an answer was lost only makes the token larger.
+        return self._retried(claim)
+
+    def read_manifest(self, shard: Shard) -> Iterator[ManifestChunk]:
+        """Yield what is left to do of a shard, in manifest order, a chunk of at most 1,000 refs at a time."""
+        for chunk_number, settled in enumerate(shard.settled):
+            where = {**_key(shard), "chunk_number": chunk_number, "model_id": shard.model_key}
+
+            def read(where: dict[str, object] = where) -> dict[str, Any]:
+                with self._connection.cursor(row_factory=dict_row) as cursor:
+                    return _found(cursor.execute(statement("read_manifest_chunk"), where).fetchone(), shard.run_id)
+
+            row = self._retried(read)
+            columns = [row[name] or () for name in ("object_key", "etag", "size_bytes", "prior_attempts")]
+            refs = tuple(ImageRef(row["bucket"], *values) for values in zip(*columns, strict=True))
+            yield ManifestChunk(refs=refs, done_elsewhere=row["images"] - len(refs) - settled)
+
+    def record_batch(
+        self,
+        shard: Shard,
+        batch_number: int,
+        outcomes: Sequence[Outcome],
+        *,
+        engine: str,
+        seconds: StageSeconds,
+        gone: int = 0,
+        done_elsewhere: int = 0,
+    ) -> None:
+        """Record a batch and add up the shard's counts, in one transaction; see ``ports.OutcomeSink``."""
+        now = datetime.now(UTC)
+        rows = [
+            outcome_row(
+                outcome,
+                engine=engine,
+                now=now,
+                retry_delay=timedelta(seconds=self._settings.dead_letter_retry_s),
+                max_attempts=self._settings.dead_letter_attempts,
+            )
+            for outcome in outcomes
+        ]
+        values = {
+            **_key(shard),
+            **_seconds(seconds),
+            "attempt": shard.attempt,
+            "batch": batch_number,
+            "model_id": shard.model_key,
+            "outcomes": Jsonb(rows),
+            "gone": gone,
+            "done_elsewhere": done_elsewhere,
+        }
+        if self._retried(lambda: self._connection.execute(statement("record_batch"), values).fetchone()) is None:
+            self._check_recorded(shard, batch_number)
+
+    def _check_recorded(self, shard: Shard, batch_number: int) -> None:
+        """Tell a batch that was recorded before (its answer was lost) from one of a stale attempt."""
+        row = self._retried(lambda: self._connection.execute(statement("shard_progress"), _key(shard)).fetchone())
+        attempt, batches = cast("tuple[int, int]", _found(row, shard.run_id))
+        if attempt != shard.attempt or batches < batch_number:
+            raise StaleAttemptError(
+                f"attempt {shard.attempt} of shard {shard.shard_number} of run {shard.run_id} was taken over by "
+                f"attempt {attempt}; nothing of its batch {batch_number} was written, and nothing needs to be done"
+            )
+
+    def finish_shard(self, shard: Shard, seconds: StageSeconds) -> ShardStats:
+        """Mark the shard as done and return its counts over all attempts.
+
+        Raises:
+            StaleAttemptError: a newer attempt has taken over.
+        """
+
+        def finish() -> dict[str, Any] | None:
+            with self._connection.cursor(row_factory=dict_row) as cursor:
+                return cursor.execute(
+                    statement("finish_shard"), {**_key(shard), **_seconds(seconds), "attempt": shard.attempt}
+                ).fetchone()
+
+        row = self._retried(finish)
+        if row is None:
+            raise StaleAttemptError(
+                f"attempt {shard.attempt} of shard {shard.shard_number} of run {shard.run_id} was taken over before "
+                "it ended; nothing needs to be done"
+            )
+        return ShardStats(
+            **{name: row[name] for name in ("images", "labelled", "copied", "dead", "gone", "done_elsewhere")},
+            seconds=StageSeconds(**{name: row[name] for name in ("fetch_s", "decode_s", "predict_s", "write_s")}),
+        )
+
+    # Runs
+
+    def finish_run(self, run_id: UUID) -> RunSummary:
+        """Judge the run by its shards, set its state and return its summary; drops manifests of long ago.
+
+        Raises:
+            RunUnknownError: no such run.
+        """
+
+        def finish() -> None:
+            _found(self._connection.execute(statement("finish_run"), {"run_id": run_id}).fetchone(), run_id)
+            self._connection.execute(
+                "SELECT nightlabel.drop_old_manifests(%s)", [timedelta(days=self._settings.manifest_retention_days)]
+            )
+
+        self._retried(finish)
+        return self.read_summary(run_id)
+
+    def read_summary(self, run_id: UUID) -> RunSummary:
+        """Return a run's row of ``run_summary``.
+
+        Raises:
+            RunUnknownError: no such run.
+        """
+
+        def read() -> dict[str, Any]:
+            with self._connection.cursor(row_factory=dict_row) as cursor:
+                sql = "SELECT * FROM nightlabel.run_summary WHERE run_id = %s"
+                return _found(cursor.execute(sql, [run_id]).fetchone(), run_id)
+
+        row = self._retried(read)
+        return RunSummary(**{name: row[name] for name in RunSummary.__dataclass_fields__})
+
+    def dead_limits(self, run_id: UUID) -> tuple[float, int]:
+        """Return a run's ``max_dead_ratio`` and ``min_images_for_ratio``.
+
+        Raises:
+            RunUnknownError: no such run.
+        """
+        row = self._retried(
+            lambda: self._connection.execute(
+                "SELECT max_dead_ratio, min_images_for_ratio FROM nightlabel.run WHERE run_id = %s", [run_id]
+            ).fetchone()
+        )
+        return cast("tuple[float, int]", _found(row, run_id))
+
+    def read_message(self, run_id: UUID) -> str | None:
+        """Return why a run failed, or None."""
+        row = self._retried(
+            lambda: self._connection.execute(
+                "SELECT message FROM nightlabel.run WHERE run_id = %s", [run_id]
+            ).fetchone()
+        )
+        return cast("str | None", _found(row, run_id)[0])
+
+    # What the above share
+
+    def _check_schema(self) -> None:
+        where = describe(self._connection)
+        with our_errors(where):
+            [table] = _one(self._connection.execute("SELECT to_regclass('nightlabel.alembic_version')::text"))
+            row = None
+            if table is not None:
+                row = self._connection.execute("SELECT version_num FROM nightlabel.alembic_version").fetchone()
+        if row is None:
+            raise SchemaMissingError(
+                f"the database at {where} has no Nightlabel tables; run `python -m inference migrate`"
+            )
+        found, known = str(row[0]), [revision_of(path) for path in migrations()]
+        if found not in known:
+            raise SchemaNewerError(
+                f"the schema of the database at {where} is at revision {found}, and this code knows revisions up to "
+                f"{known[-1]}; install the newer Nightlabel here"
+            )
+        if found != newest_revision():
+            raise SchemaOutdatedError(
+                f"the schema of the database at {where} is at revision {found}, and this code needs {known[-1]}; "
+                "run `python -m inference migrate`"
+            )
+
+    def _find_model(self, model: str) -> tuple[int, ModelId]:
+        wanted = parse_model(model)
+        if isinstance(wanted, ModelId):
+            sql = "SELECT model_id, name, version FROM nightlabel.model WHERE name = %s AND version = %s"
+            row = self._connection.execute(sql, [wanted.name, wanted.version]).fetchone()
+        else:
+            sql = (
+                "SELECT m.model_id, m.name, m.version FROM nightlabel.model_alias a "
+                "JOIN nightlabel.model m USING (model_id) WHERE a.alias = %s AND a.valid_to IS NULL"
+            )
+            row = self._connection.execute(sql, [wanted]).fetchone()
+        if row is None:
+            names = self._connection.execute(
+                "SELECT name || '@' || version FROM nightlabel.model "
+                "UNION SELECT alias FROM nightlabel.model_alias WHERE valid_to IS NULL ORDER BY 1"
+            ).fetchall()
+            known = ", ".join(str(name) for [name] in names) or "none; run `python -m inference migrate`"
+            raise ModelUnknownError(f"no model {model!r} is registered; registered are: {known}")
+        key, name, version = cast("tuple[int, str, str]", row)
+        return key, ModelId(name, version)
+
+    def resolve_model(self, model: str) -> ModelId:
+        """Return the model version that an alias or NAME@VERSION names now.
+
+        Raises:
+            ModelUnknownError: nothing of that name is registered.
+        """
+        return self._retried(lambda: self._find_model(model))[1]
+
+    def _retried(self, work: Callable[[], T]) -> T:
+        """Do work that may be done again, over a new connection if the present one is lost.
+
+        Raises:
+            SinkUnavailableError: the database did not come back.
+        """
+        with self._lock:
+            for pause_s in (*RETRY_PAUSES_S, None):
+                try:
+                    if self._connection.closed:
+                        self._connection = connect(self._settings)
+                    return work()
+                except (*SEND_AGAIN, SinkUnavailableError) as error:
+                    if pause_s is None:
+                        if isinstance(error, SinkUnavailableError):
+                            raise
+                        raise translated(error, describe_or(self._connection)) from error
+                    logger.warning("The results database failed (%s); trying again in %.1f s", error, pause_s)
+                    with suppress(psycopg.Error):
+                        if not isinstance(error, psycopg.errors.DeadlockDetected):
+                            self._connection.close()
+                    time.sleep(pause_s)
+                except psycopg.Error as error:
+                    raise translated(error, describe_or(self._connection)) from error
+            raise AssertionError  # the loop returns or raises
+
+
+def describe_or(connection: Connection) -> str:
+    """Name host, port and database of a connection, also of one that is lost."""
+    try:
+        return describe(connection)
+    except psycopg.Error:
+        return "its address"
+
+
+def _is_storable(key: str) -> bool:
+    if "\x00" in key:
+        return False
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _one(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
+    row = cursor.fetchone()
+    if row is None:
+        raise SinkUnavailableError("the results database answered without a row where there is always one; try again")
+    return cast("tuple[Any, ...]", row)
+
+
+def _found(row: T | None, run_id: UUID) -> T:
+    if row is None:
+        raise RunUnknownError(f"there is no run {run_id} in the results database, or its manifest was dropped")
+    return row
+
+
+def _key(shard: Shard) -> dict[str, object]:
+    return {"run_id": shard.run_id, "plan_number": shard.plan_number, "shard_number": shard.shard_number}
+
+
+def _seconds(seconds: StageSeconds) -> dict[str, float]:
+    return {
+        "fetch_s": seconds.fetch_s,
+        "decode_s": seconds.decode_s,
+        "predict_s": seconds.predict_s,
+        "write_s": seconds.write_s,
+    }

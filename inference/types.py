@@ -1,0 +1,334 @@
+"""The words of the product as values: what stages hand to each other. Pure, standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, TypeAlias
+from uuid import UUID
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Pixels: TypeAlias = "NDArray[np.uint8]"
+"""One decoded image, shape (height, width, 3), RGB, 0 to 255."""
+
+PixelBatch: TypeAlias = "NDArray[np.uint8]"
+"""Decoded images of one batch, shape (batch, height, width, 3), RGB, 0 to 255."""
+
+Scores: TypeAlias = "NDArray[np.float32]"
+"""Class probabilities, shape (batch, n_labels); each row sums to 1."""
+
+Device: TypeAlias = Literal["cpu", "gpu"]
+Scope: TypeAlias = Literal["unlabelled", "not_by_this_model"]
+
+
+class Stage(StrEnum):
+    """Where in the pipeline something happened; the value goes to the ledger."""
+
+    LIST = "list"
+    PLAN = "plan"
+    FETCH = "fetch"
+    DECODE = "decode"
+    BATCH = "batch"
+    PREDICT = "predict"
+    WRITE = "write"
+
+
+def clean_etag(etag: str) -> str:
+    """Return an ETag without its weak mark and quotes, as the ledger identifies it."""
+    return etag.removeprefix("W/").strip('"')
+
+
+def image_id(bucket: str, key: str, etag: str) -> UUID:
+    """Return the identity of an image version: the first 16 bytes of SHA-256 over bucket, key and ETag.
+
+    Args:
+        bucket: Name of the bucket.
+        key: The object's key.
+        etag: Its ETag; quotes and the weak mark are dropped.
+    """
+    text = b"\x00".join(part.encode("utf-8", "surrogateescape") for part in (bucket, key, clean_etag(etag)))
+    return UUID(bytes=hashlib.sha256(text).digest()[:16])
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """One object as a listing shows it."""
+
+    bucket: str
+    key: str
+    etag: str
+    """Without quotes and weak mark."""
+    size_bytes: int
+    last_modified: datetime
+    """Aware, UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Enough to fetch one image version and to record its outcome."""
+
+    bucket: str
+    key: str
+    etag: str
+    """Without quotes and weak mark."""
+    size_bytes: int
+    prior_attempts: int = 0
+    """Attempts that the ledger held when the run was planned; above 0 for a dead letter that is tried again."""
+
+    @property
+    def image_id(self) -> UUID:
+        """The identity of this image version."""
+        return image_id(self.bucket, self.key, self.etag)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelId:
+    """Name and version of a model, exact enough to reproduce."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A class: its name and its stable id. Names may repeat within a label map, ids may not."""
+
+    name: str
+    label_id: str
+
+
+LabelMap: TypeAlias = tuple[Label, ...]
+"""The label of each output column, in column order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredLabel:
+    """A label with its probability, 0 to 1."""
+
+    label: Label
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How pixels become the input that a model was trained on; part of the model's manifest."""
+
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
+    crop_fraction: float
+    """Side of the centre crop, as a fraction of the shorter side of the image, in whole pixels; 0 to 1."""
+    resize_filter: Literal["bilinear", "bicubic", "lanczos", "nearest"]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedImage:
+    """The bytes of one image version."""
+
+    ref: ImageRef
+    data: bytes
+    content_sha256: bytes
+    """32 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """The pixels of one image version."""
+
+    ref: ImageRef
+    pixels: Pixels
+    content_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """An outcome with a label."""
+
+    ref: ImageRef
+    top: tuple[ScoredLabel, ...]
+    """Best first, at least one."""
+    content_sha256: bytes
+
+    @property
+    def label(self) -> Label:
+        """The best label."""
+        return self.top[0].label
+
+    @property
+    def score(self) -> float:
+        """Probability of the best label, 0 to 1."""
+        return self.top[0].score
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An outcome with an error: where, a stable code and a sentence."""
+
+    ref: ImageRef
+    stage: Stage
+    error_code: str
+    message: str
+    is_retryable: bool
+    content_sha256: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """An image version that was deleted or overwritten between listing and reading; not an outcome."""
+
+    ref: ImageRef
+
+
+Outcome: TypeAlias = Prediction | DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One attempt at a fixed slice of a run's manifest, as the ledger granted it."""
+
+    run_id: UUID
+    plan_number: int
+    shard_number: int
+    attempt: int
+    """Fencing token: the ledger refuses writes of every attempt but the newest."""
+    model: ModelId
+    """The model that the run pinned when it was planned."""
+    model_key: int
+    """The model's number in the ledger."""
+    device: Device
+    images: int
+    """Refs in the whole shard, those with an outcome included."""
+    settled: tuple[int, ...] = ()
+    """Per chunk of the manifest: refs that had an outcome when the shard was claimed, and are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestChunk:
+    """What is left to do of one chunk of a shard's manifest."""
+
+    refs: tuple[ImageRef, ...]
+    """In manifest order."""
+    done_elsewhere: int
+    """Refs that another run settled since the shard was claimed; not counted yet."""
+
+
+@dataclass(slots=True)
+class StageSeconds:
+    """Seconds that each stage of a shard was busy, added over its threads."""
+
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+    predict_s: float = 0.0
+    write_s: float = 0.0
+
+
+@dataclass(slots=True)
+class ShardStats:
+    """What became of a shard's images."""
+
+    images: int = 0
+    labelled: int = 0
+    copied: int = 0
+    dead: int = 0
+    gone: int = 0
+    done_elsewhere: int = 0
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+
+    @property
+    def unfinished(self) -> int:
+        """Images that no attempt brought to an end."""
+        return self.images - self.labelled - self.dead - self.gone - self.done_elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a run is asked to do."""
+
+    bucket: str
+    prefix: str = ""
+    model: str = "production"
+    """A model alias, or NAME@VERSION."""
+    scope: Scope = "unlabelled"
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    allow_cpu_fallback: bool = False
+    max_images: int | None = None
+    """Most images to classify; the rest is deferred. None for no bound."""
+    shard_size: int | None = None
+    """Images a shard; None lets planning choose."""
+    max_dead_ratio: float = 0.5
+    """Share of classified images that may be dead letters, 0 to 1."""
+    min_images_for_ratio: int = 20
+    """The ratio is judged from this many classified images on."""
+    dry_run: bool = False
+    dag_id: str = "cli"
+    airflow_run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What discovery decided for a run. With a dry run nothing of it is kept and ``shards`` is empty."""
+
+    run_id: UUID
+    plan_number: int
+    model: ModelId
+    device: Device
+    discovered: int
+    already_done: int
+    deferred: int
+    to_classify: int
+    to_classify_bytes: int
+    shards: tuple[int, ...]
+    """Shard numbers, from 0."""
+    list_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """The row of ``run_summary`` of one run."""
+
+    run_id: UUID
+    dag_id: str
+    airflow_run_id: str | None
+    state: Literal["planned", "running", "succeeded", "failed"]
+    started_at: datetime
+    finished_at: datetime | None
+    model_name: str
+    model_version: str
+    discovered: int
+    already_done: int
+    deferred: int
+    labelled: int
+    copied: int
+    dead: int
+    gone: int
+    done_elsewhere: int
+    unfinished: int
+    images_per_second: float | None
+    list_s: float
+    fetch_s: float
+    decode_s: float
+    predict_s: float
+    write_s: float
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether every discovered image is accounted for exactly once."""
+        accounted = (
+            self.already_done
+            + self.deferred
+            + self.labelled
+            + self.dead
+            + self.gone
+            + self.done_elsewhere
+            + self.unfinished
+        )
+        return self.discovered == accounted

@@ -1,0 +1,292 @@
+"""Puts the adapters behind the stages: the one module that entry points call. Nothing heavy until it is called."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from inference.errors import InferenceError, TooManyDeadError, TransientError
+from inference.settings import Settings
+from inference.types import Device, ModelId, Plan, RunRequest, RunSummary, ShardStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import boto3
+
+    from inference.models.registry import RegisteredModel
+    from inference.ports import ModelHandle, ObjectStore
+    from inference.sinks.postgres import PostgresSink
+    from inference.stores.s3 import S3Store
+
+logger = logging.getLogger(__name__)
+
+SHARD_ATTEMPTS = 3
+"""Attempts at a shard where no scheduler retries it."""
+
+SHARD_RETRY_PAUSE_S = 5.0
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start, never going back."""
+        return time.monotonic()
+
+
+def open_store(settings: Settings, *, session: boto3.Session | None = None, endpoint_url: str | None = None) -> S3Store:
+    """Return the object store of the standard ``AWS_*`` variables.
+
+    Args:
+        settings: Time-outs and the number of connections.
+        session: A boto3 session to use instead, as Airflow's connections give one.
+        endpoint_url: The store's address where the variables or the session do not name it.
+    """
+    from inference.stores.s3 import S3Store
+
+    return S3Store(
+        session=session,
+        endpoint_url=endpoint_url,
+        connect_timeout_s=settings.store_connect_timeout_s,
+        read_timeout_s=settings.store_read_timeout_s,
+        connections=settings.io_threads,
+    )
+
+
+def open_sink(settings: Settings) -> PostgresSink:
+    """Connect to the results database and check that its schema is the one that this code knows.
+
+    Raises:
+        SettingsError, SinkUnavailableError, SinkCredentialsError: no connection.
+        SchemaMissingError, SchemaOutdatedError, SchemaNewerError: another schema.
+    """
+    from inference.sinks.postgres import PostgresSink
+
+    return PostgresSink(settings)
+
+
+def load_model(model: ModelId, sink: PostgresSink, settings: Settings, *, device: Device) -> ModelHandle:
+    """Load a registered model, after checking its files against what was registered.
+
+    Raises:
+        ModelUnknownError: the model store does not hold it.
+        ModelFilesError: its files are damaged, or not those that were registered.
+        DeviceUnavailableError: no such device here.
+    """
+    from inference.models import registry
+    from inference.models.resolve import load_handle
+    from inference.models.store import ModelStore
+    from inference.planning import engine_of
+
+    store = ModelStore(settings.model_store)
+    manifest = store.read_manifest(model)
+    registry.check_registered(sink.connection, manifest)
+    engine = engine_of(device)
+    folder = store.check_files(manifest, engine)
+    return load_handle(manifest, folder, engine, settings.engine_threads)
+
+
+def discover(request: RunRequest, *, store: ObjectStore, sink: PostgresSink) -> Plan:
+    """List the prefix and plan the run; with ``dry_run`` only say what would be done.
+
+    Raises:
+        SettingsError, ModelUnknownError: the request cannot be met.
+        BucketMissingError, StoreCredentialsError, StoreUnavailableError: no listing; nothing was planned.
+    """
+    from inference.listing import TimedListing
+
+    plan = sink.plan_run(request, TimedListing(store, request.bucket, request.prefix, SystemClock()))
+    logger.info(
+        "Listed %d objects in %.1f s: %d already done, %d to classify in %d shards, %d deferred",
+        plan.discovered,
+        plan.list_s,
+        plan.already_done,
+        plan.to_classify,
+        len(plan.shards),
+        plan.deferred,
+    )
+    return plan
+
+
+def run_shard(
+    run_id: UUID,
+    shard_number: int,
+    *,
+    store: ObjectStore,
+    sink: PostgresSink,
+    settings: Settings,
+    progress: Callable[[int], None] | None = None,
+    load: Callable[[ModelId, Device], ModelHandle] | None = None,
+) -> ShardStats:
+    """Classify what is left of one shard of a planned run; safe to call again after any failure.
+
+    Args:
+        run_id: The run.
+        shard_number: Which of its shards.
+        store: Where the objects are.
+        sink: Where the outcomes go.
+        settings: Sizes and limits.
+        progress: Called with the number of images after each batch was written.
+        load: Gives the model handle; loads it anew if not given.
+
+    Raises:
+        TooManyDeadError: more dead letters than the run allows; their outcomes are written.
+        InferenceError: as ``ShardRunner.run``.
+    """
+    from inference.runner import ShardRunner
+
+    shard = sink.claim_shard(run_id, shard_number)
+    handle = load(shard.model, shard.device) if load else load_model(shard.model, sink, settings, device=shard.device)
+    runner = ShardRunner(
+        store=store,
+        handle=handle,
+        sink=sink,
+        clock=SystemClock(),
+        batch_size=settings.batch_size or handle.best_batch_size,
+        io_threads=settings.io_threads,
+        window=settings.window,
+        max_object_bytes=settings.max_object_bytes,
+        max_pixels=settings.max_pixels,
+        top_k=settings.top_k,
+        progress=progress,
+    )
+    stats = runner.run(shard)
+    max_dead_ratio, min_images = sink.dead_limits(run_id)
+    classified = stats.labelled + stats.dead
+    if classified >= max(min_images, 1) and stats.dead > max_dead_ratio * classified:
+        raise TooManyDeadError(
+            f"{stats.dead} of {classified} classified images of shard {shard_number} are dead letters and "
+            f"max_dead_ratio is {max_dead_ratio:g}; see their reasons in dead_letter_open"
+        )
+    return stats
+
+
+def finish_run(run_id: UUID, *, sink: PostgresSink) -> RunSummary:
+    """Close the books of a run: set its state and return its summary."""
+    return sink.finish_run(run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run in this process ended."""
+
+    plan: Plan
+    summary: RunSummary | None
+    """None for a dry run."""
+    problem: str | None
+    """Why the run failed, as a sentence; None when it succeeded."""
+
+
+def classify(
+    request: RunRequest, *, settings: Settings, progress: Callable[[int, int], None] | None = None
+) -> RunResult:
+    """Run everything in this process, as ``python -m inference classify`` does.
+
+    Args:
+        request: What to do.
+        settings: Database, model store, sizes and limits.
+        progress: Called with the images of a batch that are through and the images to classify in all.
+
+    Raises:
+        InferenceError: nothing was planned, or the books could not be closed.
+    """
+    store = open_store(settings)
+    handles: dict[tuple[ModelId, Device], ModelHandle] = {}
+    with open_sink(settings) as sink:
+        plan = discover(request, store=store, sink=sink)
+        if request.dry_run:
+            return RunResult(plan, None, None)
+
+        def load(model: ModelId, device: Device) -> ModelHandle:
+            if (model, device) not in handles:
+                handles[model, device] = load_model(model, sink, settings, device=device)
+            return handles[model, device]
+
+        def count(images: int) -> None:
+            if progress is not None:
+                progress(images, plan.to_classify)
+
+        def run(shard_number: int) -> ShardStats:
+            return run_shard(
+                plan.run_id, shard_number, store=store, sink=sink, settings=settings, progress=count, load=load
+            )
+
+        problem = None
+        for shard_number in plan.shards:
+            try:
+                _with_attempts(lambda number=shard_number: run(number))  # type: ignore[misc]
+            except TooManyDeadError as error:
+                problem = str(error)  # the other shards are not to blame
+            except InferenceError as error:
+                problem = str(error)
+                break
+        summary = finish_run(plan.run_id, sink=sink)
+        return RunResult(plan, summary, problem or sink.read_message(plan.run_id))
+
+
+def _with_attempts(run: Callable[[], ShardStats]) -> ShardStats:
+    """Run a shard, again after transient trouble."""
+    for _ in range(SHARD_ATTEMPTS - 1):
+        try:
+            return run()
+        except TransientError as error:
+            logger.warning("A shard failed (%s); trying again in %.0f s", error, SHARD_RETRY_PAUSE_S)
+            time.sleep(SHARD_RETRY_PAUSE_S)
+    return run()
+
+
+def migrate(settings: Settings) -> tuple[str | None, str, ModelId]:
+    """Bring the results database to this code's schema and leave a model registered as ``production``.
+
+    Where no model holds the alias, the bundled one gets it. The bundled model is built into the model store when it
+    is the production model and the store lacks it.
+
+    Returns:
+        The revision before (None for an empty database), the revision now, and the production model.
+
+    Raises:
+        SchemaNewerError, SinkCredentialsError, SinkUnavailableError: the schema stays as it was.
+        ModelError: the bundled model is needed and cannot be built.
+    """
+    from inference.models import registry
+    from inference.models.bundled import BUNDLED_MODEL, ensure_default_model
+    from inference.models.store import ModelStore
+    from inference.sinks.migrating import migrate as migrate_schema
+
+    before, after = migrate_schema(settings)
+    with open_sink(settings) as sink:
+        production = registry.find_alias(sink.connection, registry.PRODUCTION)
+        if production is None or production == BUNDLED_MODEL:
+            manifest = ensure_default_model(ModelStore(settings.model_store))
+            registry.register(sink.connection, manifest)
+            production = manifest.model_id
+            reason = "the bundled model, as the first"
+            registry.name_alias(sink.connection, registry.PRODUCTION, production, reason=reason)
+    return before, after, production
+
+
+def list_models(settings: Settings) -> list[RegisteredModel]:
+    """Return every registered model version with its aliases, oldest first."""
+    from inference.models import registry
+
+    with open_sink(settings) as sink:
+        return registry.list_models(sink.connection)
+
+
+def load_served_model(settings: Settings, model: str) -> ModelHandle:
+    """Load a registered model for answering over REST, on the CPU.
+
+    Args:
+        settings: Names the database that knows the model, and the model store.
+        model: An alias or NAME@VERSION; an alias is resolved now.
+
+    Raises:
+        ModelError: not registered, or it cannot be loaded.
+        SinkUnavailableError, SinkCredentialsError, SchemaMissingError: no database to ask.
+    """
+    with open_sink(settings) as sink:
+        return load_model(sink.resolve_model(model), sink, settings, device="cpu")

@@ -1,0 +1,54 @@
+"""write: outcomes -> rows of the ledger. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from inference.types import DeadLetter, Outcome, Prediction
+
+MAX_MESSAGE_CHARACTERS = 1_000
+"""A message of the ledger is a sentence; what a decoder quotes from hostile bytes may be longer."""
+
+
+def outcome_row(
+    outcome: Outcome, *, engine: str, now: datetime, retry_delay: timedelta, max_attempts: int
+) -> dict[str, Any]:
+    """Return an outcome as ``sql/statements/record_batch.sql`` takes it.
+
+    Args:
+        outcome: A prediction or a dead letter.
+        engine: What executed the model.
+        now: Aware; a retryable dead letter is tried again ``retry_delay`` later.
+        retry_delay: How long a retryable dead letter rests.
+        max_attempts: From this attempt on a dead letter is permanent.
+    """
+    row: dict[str, Any] = {
+        "image_id": str(outcome.ref.image_id),
+        "prior_attempts": outcome.ref.prior_attempts,
+        "content_sha256": outcome.content_sha256.hex() if outcome.content_sha256 else None,
+    }
+    match outcome:
+        case Prediction():
+            row |= {
+                "label": outcome.label.name,
+                "label_id": outcome.label.label_id,
+                "score": outcome.score,
+                "top_labels": [scored.label.name for scored in outcome.top],
+                "top_scores": [scored.score for scored in outcome.top],
+                "engine": engine,
+            }
+        case DeadLetter():
+            is_last = outcome.ref.prior_attempts + 1 >= max_attempts
+            row |= {
+                "stage": outcome.stage.value,
+                "error_code": outcome.error_code,
+                "message": storable(outcome.message)[:MAX_MESSAGE_CHARACTERS],
+                "retry_after": (now + retry_delay).isoformat() if outcome.is_retryable and not is_last else None,
+            }
+    return row
+
+
+def storable(text: str) -> str:
+    """Return text without what Postgres refuses in ``text``: NUL and lone surrogates."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")

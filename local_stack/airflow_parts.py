@@ -1,0 +1,158 @@
+"""Airflow's parts out of one warm process: import Airflow once, fork the parts, watch them. Run as a module.
+
+Importing Airflow takes each part four seconds of a core, and the parts share most of it. Each part still is a process
+of its own that runs Airflow's own command line, with its own log and exit code. Everything that Airflow's parts have in
+common is loaded here and nothing else: no Dag, no provider's client, no library of ours.
+
+Usage: ``python -m local_stack.airflow_parts FOLDER [--migrate]``. The folder gets ``parts.json`` and each part's log.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from local_stack.processes import exit_words, write_private
+from local_stack.tether import die_with_parent
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "api-server": ("api-server",),
+    # A log server would listen on every address; the api-server reads the same folder.
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "dag-processor": ("dag-processor",),
+    "triggerer": ("triggerer", "--skip-serve-logs"),
+}
+MIGRATION = "migration"
+STOP_PATIENCE_S = {"triggerer": 1.5}
+"""A triggerer takes ten seconds to end even when it has nothing to do; triggers start anew wherever they were."""
+DEFAULT_STOP_PATIENCE_S = 6.0
+"""A task that runs gets this long to end; the next run does what it left undone."""
+
+SHARED_MODULES = (
+    "airflow.__main__",
+    "airflow.jobs.job",
+    "airflow.jobs.scheduler_job_runner",
+    "airflow.executors.local_executor",
+    "airflow.sdk.execution_time.supervisor",
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.dag_processing.dagbag",
+    "airflow.dag_processing.manager",
+    "airflow.dag_processing.processor",
+    "airflow.api_fastapi.execution_api.app",
+    "airflow.api_fastapi.execution_api.routes",
+)
+"""Loaded before the forks; the scheduler hands the modules of the task runner on to every task that it forks."""
+
+
+class StopAsked(BaseException):
+    """The launcher ends, or wants the parts to end."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the parts until one of them ends or somebody asks to stop; 0 if somebody asked."""
+    folder = Path(arguments[0])
+    signal.signal(signal.SIGTERM, _ask)
+    signal.signal(signal.SIGINT, _ask)
+    children: dict[int, str] = {}
+    try:
+        for name in SHARED_MODULES:
+            importlib.import_module(name)
+        if threading.active_count() > 1:  # a fork would copy its locks as they are at that moment
+            raise RuntimeError(f"Airflow started threads while it was imported: {threading.enumerate()}")
+        gc.collect()
+        gc.freeze()
+        if "--migrate" in arguments:
+            children[_fork(folder, MIGRATION, ("db", "migrate"))] = MIGRATION
+            _, status = os.wait()
+            children.clear()
+            if code := os.waitstatus_to_exitcode(status):
+                return _note_end(folder, MIGRATION, code)
+        children |= {_fork(folder, name, words): name for name, words in PARTS.items()}
+        write_private(folder / "parts.json", json.dumps({"pids": {name: pid for pid, name in children.items()}}))
+        pid, status = os.wait()
+        return _note_end(folder, children.pop(pid), os.waitstatus_to_exitcode(status))
+    except StopAsked:
+        return 0
+    finally:
+        _stop(children)
+
+
+def _note_end(folder: Path, name: str, code: int) -> int:
+    """Write down which part ended, for the launcher's error message."""
+    write_private(folder / "parts.json", json.dumps({"ended": name, "how": exit_words(code)}))
+    return 1
+
+
+def _fork(folder: Path, name: str, words: Sequence[str]) -> int:
+    """Fork a part and return its pid."""
+    parent_pid = os.getpid()
+    pid = os.fork()
+    if not pid:
+        _become(folder, name, words, parent_pid)
+    return pid
+
+
+def _become(folder: Path, name: str, words: Sequence[str], parent_pid: int) -> NoReturn:
+    """Be a part: a group of its own, its own log, and Airflow's command line."""
+    code = 1
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        os.setpgid(0, 0)
+        die_with_parent(signal.SIGTERM, parent_pid)
+        log = folder / f"{name}.log"
+        if log.exists():
+            log.replace(log.with_name(f"{log.name}.1"))
+        file = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.close(file)
+        sys.argv = ["airflow", *words]
+        importlib.import_module("airflow.__main__").main()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:  # noqa: BLE001 - the last frame of a process: the log is all that is left
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _ask(_number: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    raise StopAsked
+
+
+def _stop(children: dict[int, str]) -> None:
+    """Ask the parts to end, and kill those that take too long."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    asked_s = time.monotonic()
+    for pid in children:
+        os.kill(pid, signal.SIGTERM)
+    while children:
+        pid, _ = os.waitpid(-1, os.WNOHANG)
+        children.pop(pid, None)
+        for late, name in children.items():
+            if time.monotonic() - asked_s > STOP_PATIENCE_S.get(name, DEFAULT_STOP_PATIENCE_S):
+                os.kill(late, signal.SIGKILL)
+        if not pid:
+            time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What Airflow loads of the product: operators, connections, the timetable and the pool listener. Light at import."""

@@ -1,0 +1,286 @@
+"""The tasks of a labelling run. Light at import: every process that parses a Dag loads this module."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow.sdk import BaseOperator
+
+from inference.errors import PoolMissingError, RunUnknownError, ShardsUnfinishedError, TooManyDeadError
+from nightlabel_airflow.pools import MISSING_POOLS_KEY, MISSING_POOLS_TASK
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from inference.types import Device, Plan, RunRequest, RunSummary, Scope
+
+PROGRESS_INTERVAL_S = 10.0
+PLAN_KEY = "plan"
+"""XCom with the counts of the plan, beside the shard numbers that ``discover`` returns."""
+
+
+class DiscoverOperator(BaseOperator):
+    """Plan the run: list the bucket, leave out what has an outcome, store the shards of the rest in Postgres.
+
+    Returns the shard numbers, over which the tasks of both queues are mapped. The task of the device that was not
+    chosen is skipped before it is mapped, so that nothing waits for a queue that no worker serves. Manifests stay in
+    the database: XCom carries shard numbers and counts.
+
+    Args:
+        task_of_device: Ids of the mapped tasks by device, ``{"cpu": …, "gpu": …}``.
+    """
+
+    # What `NotPreviouslySkippedDep` of the scheduler looks for: this task may skip tasks that follow it.
+    inherits_from_skipmixin = True
+
+    def __init__(self, *, task_of_device: Mapping[Device, str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.task_of_device = dict(task_of_device)
+
+    def execute(self, context: Context) -> list[int]:
+        """Plan the run of this Dag run; again if it is tried again or cleared.
+
+        Raises:
+            PoolMissingError: a task of this run would never be scheduled.
+            ConfigurationError: somebody has to change something; see the message.
+            TransientError: the store or the database does not answer.
+        """
+        from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_KEY, XCOM_SKIPMIXIN_SKIPPED
+
+        from inference import wiring
+        from nightlabel_airflow import connections
+
+        ti = context["ti"]
+        if missing := ti.xcom_pull(task_ids=MISSING_POOLS_TASK, key=MISSING_POOLS_KEY):
+            raise PoolMissingError(missing_pools_message(missing))
+
+        params = context["params"]
+        source = connections.default_source(bucket=params["bucket"], prefix=params["prefix"])
+        request = request_from(params, bucket=source.bucket, prefix=source.prefix, context=context)
+        settings = connections.open_settings()
+        store = connections.open_store(settings)
+        with connections.open_sink(settings) as sink:
+            plan = wiring.discover(request, store=store, sink=sink)
+
+        self.log.info("%s", plan_text(plan, request))
+        others = [task_id for device, task_id in self.task_of_device.items() if device != plan.device]
+        ti.xcom_push(key=XCOM_SKIPMIXIN_KEY, value={XCOM_SKIPMIXIN_SKIPPED: others})
+        ti.xcom_push(key=PLAN_KEY, value=plan_counts(plan))
+        return list(plan.shards)
+
+
+class ClassifyShardOperator(BaseOperator):
+    """Label the images of one shard and record an outcome for each. Safe to run again after any failure.
+
+    Args:
+        shard_number: Which shard of the run, from 0.
+    """
+
+    template_fields: Sequence[str] = ("shard_number",)
+
+    def __init__(self, *, shard_number: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shard_number = shard_number
+
+    def execute(self, context: Context) -> dict[str, float]:
+        """Classify what is left of the shard and return its counts and seconds.
+
+        Raises:
+            TransientError: the store or the database does not answer; the shard is tried again.
+            StaleAttemptError: a newer attempt has taken over; nothing more was written.
+            ConfigurationError: somebody has to change something; see the message.
+        """
+        from inference import wiring
+        from nightlabel_airflow import connections
+
+        dag_run = context["dag_run"]
+        started = time.monotonic()
+        settings = connections.open_settings()
+        store = connections.open_store(settings)
+        with connections.open_sink(settings) as sink:
+            run_id = sink.find_run(dag_run.dag_id, dag_run.run_id)
+            stats = wiring.run_shard(
+                run_id, self.shard_number, store=store, sink=sink, settings=settings, progress=self._progress()
+            )
+        self.log.info(
+            "Shard %d: labelled %d of %d images, %d of them copied; %d dead, %d gone, %d done elsewhere; %.1f s",
+            self.shard_number,
+            stats.labelled,
+            stats.images,
+            stats.copied,
+            stats.dead,
+            stats.gone,
+            stats.done_elsewhere,
+            time.monotonic() - started,
+        )
+        return {
+            "images": stats.images,
+            "labelled": stats.labelled,
+            "copied": stats.copied,
+            "dead": stats.dead,
+            "gone": stats.gone,
+            "done_elsewhere": stats.done_elsewhere,
+            "fetch_s": round(stats.seconds.fetch_s, 3),
+            "decode_s": round(stats.seconds.decode_s, 3),
+            "predict_s": round(stats.seconds.predict_s, 3),
+            "write_s": round(stats.seconds.write_s, 3),
+        }
+
+    def _progress(self) -> Progress:
+        return Progress(lambda done: self.log.info("Shard %d: %d images so far", self.shard_number, done))
+
+
+class ReportOperator(BaseOperator):
+    """Close the books of the run: set its state, log every count, fail if the run failed."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the counts of the run.
+
+        Raises:
+            RunUnknownError: nothing was planned, since ``discover`` failed.
+            ShardsUnfinishedError: some shards ran out of retries.
+            TooManyDeadError: more dead letters than the run allows.
+        """
+        plan = context["ti"].xcom_pull(task_ids="discover", key=PLAN_KEY)
+        if plan is None:
+            raise RunUnknownError(
+                "Nothing was planned, so nothing was classified: the task 'discover' did not succeed, "
+                "and its log says why; clear it to try again"
+            )
+        if context["params"]["dry_run"]:
+            self.log.info("Dry run: nothing was classified; %d images would have been", plan["to_classify"])
+            return dict(plan)
+
+        from inference import wiring
+        from nightlabel_airflow import connections
+
+        dag_run = context["dag_run"]
+        with connections.open_sink(connections.open_settings()) as sink:
+            summary = wiring.finish_run(sink.find_run(dag_run.dag_id, dag_run.run_id), sink=sink)
+        self.log.info("%s", summary_text(summary))
+        if summary.state == "failed":
+            raise failure_of(summary)
+        return summary_counts(summary)
+
+
+class Progress:
+    """Adds up the images that are done and tells the sum, at most every ten seconds."""
+
+    def __init__(
+        self,
+        tell: Callable[[int], None],
+        *,
+        interval_s: float = PROGRESS_INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tell = tell
+        self._interval_s = interval_s
+        self._clock = clock
+        self._told_at = clock()
+        self._done = 0
+
+    def __call__(self, images: int) -> None:
+        """Add the images of a batch, and tell how many are done by now if it is time."""
+        self._done += images
+        if (now := self._clock()) - self._told_at >= self._interval_s:
+            self._told_at = now
+            self._tell(self._done)
+
+
+def request_from(params: Mapping[str, Any], *, bucket: str, prefix: str, context: Context) -> RunRequest:
+    """Return what the trigger form asks for.
+
+    Args:
+        params: The Dag's parameters, which Airflow has checked against their bounds.
+        bucket: Where the images are.
+        prefix: Which keys, by their beginning.
+        context: The task's; names the run. No date of it is used, since a manual run has none.
+    """
+    from inference.types import RunRequest
+
+    dag_run = context["dag_run"]
+    return RunRequest(
+        bucket=bucket,
+        prefix=prefix,
+        model=params["model"],
+        scope=cast("Scope", params["scope"]),
+        device=params["device"],
+        allow_cpu_fallback=params["allow_cpu_fallback"],
+        max_images=params["max_images"],
+        shard_size=params["shard_size"],
+        max_dead_ratio=params["max_dead_ratio"],
+        min_images_for_ratio=params["min_images_for_ratio"],
+        dry_run=params["dry_run"],
+        dag_id=dag_run.dag_id,
+        airflow_run_id=dag_run.run_id,
+    )
+
+
+def missing_pools_message(pools: Sequence[str]) -> str:
+    """Return the sentence for pools that do not exist."""
+    commands = " && ".join(f"airflow pools set {pool} 1 'One task at a time'" for pool in pools)
+    noun = "pool" if len(pools) == 1 else "pools"
+    return (
+        f"The {noun} {', '.join(pools)} did not exist when this run started, and Airflow would never start a task in "
+        f"one; create what is missing under Admin > Pools or with `{commands}`, then clear this task"
+    )
+
+
+def plan_counts(plan: Plan) -> dict[str, Any]:
+    """Return the counts of a plan, for XCom."""
+    return {
+        "run_id": str(plan.run_id),
+        "model": str(plan.model),
+        "device": plan.device,
+        "shards": len(plan.shards),
+        "discovered": plan.discovered,
+        "already_done": plan.already_done,
+        "deferred": plan.deferred,
+        "to_classify": plan.to_classify,
+    }
+
+
+def plan_text(plan: Plan, request: RunRequest) -> str:
+    """Return the plan in one sentence."""
+    verb = "A dry run would classify" if request.dry_run else "Planned to classify"
+    return (
+        f"{verb} {plan.to_classify} images ({plan.to_classify_bytes / 1e6:.1f} MB) of s3://{request.bucket}/"
+        f"{request.prefix} with {plan.model} on {plan.device} in {len(plan.shards)} shards; discovered "
+        f"{plan.discovered} in {plan.list_s:.1f} s, already done {plan.already_done}, deferred {plan.deferred}"
+    )
+
+
+COUNTS = ("discovered", "already_done", "deferred", "labelled", "dead", "gone", "done_elsewhere", "unfinished")
+
+
+def summary_counts(summary: RunSummary) -> dict[str, Any]:
+    """Return the counts of a run, for XCom."""
+    counts = {name: getattr(summary, name) for name in COUNTS}
+    return {"run_id": str(summary.run_id), "state": summary.state, **counts, "copied": summary.copied}
+
+
+def summary_text(summary: RunSummary) -> str:
+    """Return a block of lines with every count of the run, as an operator reads it."""
+    speed = "no speed" if summary.images_per_second is None else f"{summary.images_per_second:.1f} images/s"
+    stages = ("list", "fetch", "decode", "predict", "write")
+    seconds = ", ".join(f"{stage} {getattr(summary, f'{stage}_s'):.1f}" for stage in stages)
+    lines = [f"Run {summary.run_id} {summary.state}, model {summary.model_name}@{summary.model_version}, {speed}"]
+    lines += [f"  {name.replace('_', ' '):<15}{getattr(summary, name):>12,}" for name in COUNTS]
+    lines.append(f"  of the labelled, {summary.copied:,} copied from an equal image; seconds busy: {seconds}")
+    return "\n".join(lines)
+
+
+def failure_of(summary: RunSummary) -> TooManyDeadError | ShardsUnfinishedError:
+    """Return why a run failed, with the counts."""
+    if summary.unfinished:
+        return ShardsUnfinishedError(
+            f"{summary.unfinished} of {summary.discovered} images were left unfinished ({summary.labelled} labelled, "
+            f"{summary.dead} dead); the logs of the failed shards say why, and the next run finds these images again"
+        )
+    classified = summary.labelled + summary.dead
+    return TooManyDeadError(
+        f"{summary.dead} of {classified} classified images are dead letters, more than max_dead_ratio allows; "
+        f"every outcome is recorded, and the view dead_letter_open lists the reasons"
+    )

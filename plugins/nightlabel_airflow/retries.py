@@ -1,0 +1,17 @@
+"""Which failures of a task are worth another try. Pure."""
+
+from __future__ import annotations
+
+from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+
+from inference.errors import ConfigurationError, InferenceError, StaleAttemptError, TransientError
+
+# The first match wins. What is not ours (a bug, a killed process, a time-out) falls through to the task's `retries`.
+RETRY_BY_ERROR = ExceptionRetryPolicy(
+    rules=[
+        RetryRule(TransientError, RetryAction.RETRY, reason="trouble outside, which may pass"),
+        RetryRule(StaleAttemptError, RetryAction.FAIL, reason="a newer attempt has taken over"),
+        RetryRule(ConfigurationError, RetryAction.FAIL, reason="somebody has to change something first"),
+        RetryRule(InferenceError, RetryAction.FAIL, reason="it would fail again"),
+    ]
+)

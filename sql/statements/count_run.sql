@@ -1,0 +1,4 @@
+-- Store what discovery counted.
+UPDATE nightlabel.run
+SET discovered = %(discovered)s, already_done = %(already_done)s, deferred = %(deferred)s, list_s = %(list_s)s
+WHERE run_id = %(run_id)s;

@@ -1,0 +1,33 @@
+-- Close the books of a run: failed when images are unfinished or when too many of those classified are dead,
+-- in the run or in one of its shards.
+WITH judged AS (
+    SELECT
+        coalesce(sum(s.images - s.labelled - s.dead - s.gone - s.done_elsewhere), 0) AS unfinished,
+        coalesce(sum(s.dead), 0) AS dead,
+        coalesce(sum(s.labelled + s.dead), 0) AS classified,
+        coalesce(bool_or(
+            s.labelled + s.dead >= greatest(r.min_images_for_ratio, 1)
+            AND s.dead > r.max_dead_ratio * (s.labelled + s.dead)
+        ), false) AS is_shard_dead
+    FROM nightlabel.run AS r
+    LEFT JOIN nightlabel.shard AS s ON s.run_id = r.run_id AND s.plan_number = r.plan_number
+    WHERE r.run_id = %(run_id)s
+),
+sentence AS (
+    SELECT
+        CASE
+            WHEN j.unfinished > 0 THEN j.unfinished || ' images have no outcome; the next run finds them again'
+            WHEN j.is_shard_dead
+                OR (j.classified >= greatest(r.min_images_for_ratio, 1) AND j.dead > r.max_dead_ratio * j.classified)
+                THEN j.dead || ' of ' || j.classified || ' classified images are dead letters, and max_dead_ratio is '
+                    || r.max_dead_ratio || '; see dead_letter_open'
+        END AS message
+    FROM judged AS j CROSS JOIN nightlabel.run AS r
+    WHERE r.run_id = %(run_id)s
+)
+UPDATE nightlabel.run AS r
+SET state = CASE WHEN sentence.message IS NULL THEN 'succeeded' ELSE 'failed' END,
+    message = sentence.message, finished_at = now()
+FROM sentence
+WHERE r.run_id = %(run_id)s
+RETURNING r.state, r.message;

@@ -1,0 +1,158 @@
+"""The Dag as Airflow's real DagBag reads it, and as the scheduler gets it out of the database."""
+
+import json
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from airflow.sdk import TriggerRule
+from airflow.sdk.exceptions import ParamValidationError
+from nightlabel_airflow.retries import RETRY_BY_ERROR
+from nightlabel_airflow.timetables import NightlyTimetable
+
+from inference.types import RunRequest
+
+# Airflow itself warns when it reads .airflowignore: its pathspec pattern has a new name.
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+
+DAGS = Path(__file__).resolve().parents[2] / "dags"
+
+
+@pytest.fixture(scope="module")
+def bag():
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(str(DAGS))
+
+
+@pytest.fixture(scope="module")
+def dag(bag):
+    return bag.dags["classify_images"]
+
+
+@pytest.fixture(scope="module")
+def as_scheduled(dag):
+    """Return the Dag after its way through JSON, as scheduler and api-server see it."""
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    return DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
+
+
+def test_every_dag_file_is_read_without_an_error(bag):
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {path.stem for path in DAGS.glob("*.py")}
+
+
+def test_the_tasks_their_order_and_where_they_run(dag):
+    assert {
+        task.task_id: (sorted(task.upstream_task_ids), task.queue, task.pool, task.trigger_rule) for task in dag.tasks
+    } == {
+        "discover": ([], "default", "default_pool", TriggerRule.ALL_SUCCESS),
+        "classify_on_cpu": (["discover"], "cpu", "classify_cpu", TriggerRule.ALL_SUCCESS),
+        "classify_on_gpu": (["discover"], "gpu", "classify_gpu", TriggerRule.ALL_SUCCESS),
+        "report": (["classify_on_cpu", "classify_on_gpu"], "default", "default_pool", TriggerRule.ALL_DONE),
+    }
+
+
+def test_there_is_one_mapped_task_per_shard_and_its_name_says_which(as_scheduled):
+    for task_id in ("classify_on_cpu", "classify_on_gpu"):
+        task = as_scheduled.get_task(task_id)
+        assert task.is_mapped
+        assert task.expand_input.value["shard_number"].operator.task_id == "discover"
+        assert task.partial_kwargs["map_index_template"] == "shard {{ task.shard_number }}"
+
+
+def test_the_device_that_was_not_chosen_can_be_skipped_before_it_is_mapped(as_scheduled):
+    assert as_scheduled.get_task("discover").inherits_from_skipmixin
+
+
+def test_runs_come_one_at_a_time_and_never_for_the_past(dag):
+    assert (dag.max_active_runs, dag.catchup, dag.start_date) == (1, False, None)
+
+
+def test_the_schedule_of_the_scheduler_is_ours(as_scheduled):
+    assert type(as_scheduled.timetable) is NightlyTimetable
+    assert as_scheduled.timetable.summary == "0 2 * * *"
+
+
+def test_the_scheduler_waits_for_the_next_night_when_it_first_sees_the_dag(as_scheduled):
+    from airflow.sdk.timezone import utcnow
+    from nightlabel_airflow.timetables import GRACE
+
+    start = as_scheduled.next_dagrun_info(last_automated_run_info=None).run_after
+
+    assert (start.hour, start.minute) == (2, 0)
+    assert start >= utcnow() - GRACE
+
+
+def test_every_task_is_tried_again_by_the_class_of_its_error_and_none_runs_for_ever(dag):
+    for task in dag.tasks:
+        assert task.retry_policy is RETRY_BY_ERROR
+        assert (task.retries, task.retry_delay) == (3, timedelta(minutes=1))
+        assert task.execution_timeout is not None
+
+
+def test_the_form_has_every_parameter_described_bounded_and_in_a_section(dag):
+    assert list(dag.params) == [
+        "bucket", "prefix", "scope", "max_images", "dry_run", "model", "device", "allow_cpu_fallback", "shard_size",
+        "max_dead_ratio", "min_images_for_ratio",
+    ]  # fmt: skip
+    for name, param in ((name, dag.params.get_param(name)) for name in dag.params):
+        assert param.description.endswith("."), name
+        assert param.schema["section"], name
+        bounded = {"maxLength", "enum", "minimum"} & set(param.schema) or param.schema["type"] == "boolean"
+        assert bounded, name
+
+
+def test_the_form_and_the_library_agree_on_names_and_defaults(dag):
+    defaults = {field.name: field.default for field in fields(RunRequest)}
+    form = {name: dag.params[name] for name in dag.params if name != "bucket"}
+
+    assert form == {name: defaults[name] for name in form}
+    assert set(defaults) - set(form) == {"bucket", "dag_id", "airflow_run_id"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bucket", "b" * 64),
+        ("prefix", "p" * 1025),
+        ("model", ""),
+        ("scope", "everything"),
+        ("device", "tpu"),
+        ("allow_cpu_fallback", "perhaps"),
+        ("max_images", 0),
+        ("max_images", "many"),
+        ("shard_size", 0),
+        ("max_dead_ratio", -0.1),
+        ("max_dead_ratio", 1.1),
+        ("min_images_for_ratio", 0),
+        ("dry_run", None),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_before_anything_runs(dag, name, value):
+    from airflow.sdk import Param
+
+    param = dag.params.get_param(name)
+
+    with pytest.raises(ParamValidationError):
+        Param(value, description=param.description, **param.schema).resolve()
+
+
+def test_the_dag_explains_itself(dag, as_scheduled):
+    assert dag.description == "Label the images that have no label yet."
+    assert sorted(dag.tags) == ["images", "nightlabel"]
+    for word in ("NIGHTLABEL_SCHEDULE", "images_s3", "results_db", "classify_cpu", "dead_letter_open", "unfinished"):
+        assert word in as_scheduled.doc_md
+    for task in dag.tasks:
+        assert task.doc_md, task.task_id
+
+
+def test_parsing_again_gives_the_same_dag_so_that_no_versions_pile_up(dag):
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    again = DagBag(str(DAGS)).dags["classify_images"]
+
+    assert json.dumps(DagSerialization.to_dict(again)) == json.dumps(DagSerialization.to_dict(dag))

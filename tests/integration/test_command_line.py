@@ -1,0 +1,255 @@
+"""The command line as a user runs it: real Postgres, real S3 store, the bundled model, real photos, no Airflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from inference.models.store import ModelStore
+from local_stack.processes import free_ports
+from local_stack.samples import PHOTOS, photo_bytes, truncated_jpeg
+from tests.conftest import Bucket
+
+pytestmark = pytest.mark.integration
+
+CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat", "lynx"}
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """``python -m inference`` with everything it needs in its environment."""
+
+    environment: dict[str, str]
+    url: str
+
+    def __call__(self, *arguments: str, status: int = 0, **changes: str | None) -> subprocess.CompletedProcess[str]:
+        environment = {**self.environment, **changes}
+        ended = subprocess.run(
+            [sys.executable, "-m", "inference", *arguments],
+            env={name: value for name, value in environment.items() if value is not None},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert ended.returncode == status, ended.stderr
+        assert "Traceback" not in ended.stderr
+        return ended
+
+    def classify(self, *arguments: str, status: int = 0) -> dict[str, Any]:
+        """Run and return the summary; its books have to balance."""
+        ended = self("classify", *arguments, "--json", status=status)
+        summary = json.loads(ended.stdout.splitlines()[-1])
+        parts = ("already_done", "deferred", "labelled", "dead", "gone", "done_elsewhere", "unfinished")
+        assert summary["discovered"] == sum(summary[part] for part in parts)
+        return summary
+
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
+        with psycopg.connect(self.url, row_factory=dict_row) as connection:
+            return connection.execute(sql, values).fetchall()
+
+    def labels(self) -> dict[str, str]:
+        return {row["object_key"]: row["label"] for row in self.rows("SELECT * FROM latest_prediction")}
+
+
+@pytest.fixture
+def unmigrated(database: str, bucket: Bucket, default_model_store: ModelStore) -> CommandLine:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "NIGHTLABEL_"))}
+    settings = {"NIGHTLABEL_DATABASE_URL": database, "NIGHTLABEL_MODEL_STORE": str(default_model_store.root)}
+    return CommandLine({**inherited, **bucket.environment, **settings}, database)
+
+
+@pytest.fixture
+def cli(unmigrated: CommandLine) -> CommandLine:
+    unmigrated("migrate")
+    return unmigrated
+
+
+def photo(name: str) -> bytes:
+    return photo_bytes(next(photo for photo in PHOTOS if photo.key.startswith(name)))
+
+
+def test_migrate_and_classify_are_all_that_one_needs(cli: CommandLine, bucket: Bucket):
+    for sample in PHOTOS:
+        bucket.put(f"in/{sample.key}", photo_bytes(sample))
+    bucket.put("in/cut.jpg", truncated_jpeg())
+    bucket.put("elsewhere/cat.png", photo("cat"))
+
+    summary = cli.classify("--bucket", bucket.name, "--prefix", "in/")
+    assert (summary["state"], summary["labelled"], summary["dead"]) == ("succeeded", len(PHOTOS), 1)
+    labels = cli.labels()
+    assert set(labels) == {f"in/{sample.key}" for sample in PHOTOS}
+    assert labels["in/cat.png"] in CATS
+    assert labels["in/coffee.webp"] in {"espresso", "cup", "coffee mug"}
+    assert labels["in/rocket.jpg"] in {"missile", "projectile", "space shuttle"}
+    [cat] = cli.rows("SELECT * FROM latest_prediction WHERE object_key = 'in/cat.png'")
+    assert (cat["model_name"], cat["model_version"], cat["engine"]) == ("efficientnet-lite0", "1", "litert")
+    assert cat["label_id"].startswith("n0")
+    assert cat["top_labels"][0] == cat["label"]
+    assert cat["top_scores"] == sorted(cat["top_scores"], reverse=True)
+    assert len(cat["top_labels"]) == 5
+    [dead] = cli.rows("SELECT * FROM dead_letter_open")
+    assert (dead["object_key"], dead["stage"], dead["error_code"]) == ("in/cut.jpg", "decode", "truncated")
+
+    again = cli.classify("--bucket", bucket.name, "--prefix", "in/")
+    assert (again["already_done"], again["labelled"], again["dead"]) == (len(PHOTOS) + 1, 0, 0)
+
+
+def test_overwriting_going_back_and_deleting(cli: CommandLine, bucket: Bucket):
+    cat, rocket = photo("cat"), photo("rocket")
+    bucket.put("a", cat)
+    assert cli.classify("--bucket", bucket.name)["labelled"] == 1
+    first = cli.labels()["a"]
+    bucket.put("a", rocket)
+    assert cli.classify("--bucket", bucket.name)["labelled"] == 1
+    assert cli.labels()["a"] != first
+    bucket.put("a", cat)
+    assert cli.classify("--bucket", bucket.name)["already_done"] == 1
+    assert cli.labels() == {"a": first}
+    bucket.client.delete_object(Bucket=bucket.name, Key="a")
+    assert cli.classify("--bucket", bucket.name)["discovered"] == 0
+    assert cli.labels() == {}
+    assert len(cli.rows("SELECT * FROM nightlabel.outcome")) == 2
+
+
+def test_the_summary_line_holds_every_count_and_the_rate(cli: CommandLine, bucket: Bucket):
+    bucket.put("a", photo("cat"))
+    [line] = cli("classify", "--bucket", bucket.name).stdout.splitlines()
+    assert (
+        "succeeded with efficientnet-lite0@1: discovered 1 = already_done 0 + deferred 0 + labelled 1 + dead 0" in line
+    )
+    assert "gone 0 + done_elsewhere 0 + unfinished 0" in line
+    assert line.endswith("images/s")
+
+
+def test_a_dry_run_and_a_limit(cli: CommandLine, bucket: Bucket):
+    for number in range(3):
+        bucket.put(f"{number}", photo("cat") + bytes(number))
+    plan = json.loads(cli("classify", "--bucket", bucket.name, "--dry-run", "--json").stdout)
+    assert (plan["discovered"], plan["to_classify"], plan["dry_run"]) == (3, 3, True)
+    assert cli.rows("SELECT * FROM nightlabel.run") == []
+    summary = cli.classify("--bucket", bucket.name, "--max-images", "2")
+    assert (summary["labelled"], summary["deferred"]) == (2, 1)
+
+
+def test_an_empty_prefix_is_a_success_with_zero_counts(cli: CommandLine, bucket: Bucket):
+    summary = cli.classify("--bucket", bucket.name, "--prefix", "nothing/here")
+    assert (summary["state"], summary["discovered"]) == ("succeeded", 0)
+
+
+def test_too_many_dead_letters_exit_with_1_after_everything_is_recorded(cli: CommandLine, bucket: Bucket):
+    bucket.put("a", photo("cat"))
+    bucket.put("b", b"no image")
+    limits = ("--max-dead-ratio", "0.4", "--min-images-for-ratio", "1")
+    summary = cli.classify("--bucket", bucket.name, *limits, status=1)
+    assert (summary["state"], summary["labelled"], summary["dead"], summary["unfinished"]) == ("failed", 1, 1, 0)
+
+
+def test_tensorflow_is_not_loaded_to_classify_on_a_cpu(cli: CommandLine, bucket: Bucket):
+    bucket.put("a", photo("cat"))
+    imported = cli("classify", "--bucket", bucket.name, PYTHONPROFILEIMPORTTIME="1").stderr
+    assert "ai_edge_litert" in imported
+    for package in ("tensorflow", "keras", "airflow", "pandas", "fastapi"):
+        assert f"| {package}\n" not in imported.replace(" ", "").replace("|", "| ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "status", "code", "sentence"),
+    [
+        (("--bucket", "no-such-bucket"), {}, 1, "bucket_missing", "no-such-bucket"),
+        ((), {"AWS_SECRET_ACCESS_KEY": "wrong"}, 1, "store_credentials", "credentials"),
+        ((), {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:{closed}"}, 1, "store_unavailable", "127.0.0.1:{closed}"),
+        ((), {"NIGHTLABEL_DATABASE_URL": None}, 2, "bad_setting", "NIGHTLABEL_DATABASE_URL is not set"),
+        ((), {"NIGHTLABEL_DATABASE_URL": "postgresql://127.0.0.1:{closed}/x"}, 1, "database_unavailable", "{closed}"),
+        ((), {"NIGHTLABEL_DATABASE_URL": "mysql://x/y"}, 2, "bad_setting", "NIGHTLABEL_DATABASE_URL"),
+        ((), {"NIGHTLABEL_IO_THREADS": "none"}, 2, "bad_setting", "NIGHTLABEL_IO_THREADS is 'none'"),
+        ((), {"NIGHTLABEL_MODEL_STORE": "/nonexistent"}, 1, "model_unknown", "/nonexistent"),
+        (("--model", "nope"), {}, 1, "model_unknown", "registered are: efficientnet-lite0@1, production"),
+        (("--model", "@1"), {}, 2, "bad_setting", "NAME@VERSION"),
+    ],
+)
+def test_what_is_wrong_is_one_clear_sentence(
+    cli: CommandLine, bucket: Bucket, arguments, changes, status: int, code: str, sentence: str
+):
+    [closed] = free_ports(1)
+    bucket.put("a", photo("cat"))
+    filled = {name: value.format(closed=closed) if value else value for name, value in changes.items()}
+    chosen = arguments if "--bucket" in arguments else ("--bucket", bucket.name, *arguments)
+    ended = cli("classify", *chosen, status=status, **filled)
+    [line] = [line for line in ended.stderr.splitlines() if line.startswith("error")]
+    assert line.startswith(f"error [{code}]: ")
+    assert sentence.format(closed=closed) in line
+    assert "wrong" not in line.replace("are wrong", "")
+
+
+def test_a_database_that_was_not_migrated_is_said_in_a_sentence(unmigrated: CommandLine, bucket: Bucket):
+    ended = unmigrated("classify", "--bucket", bucket.name, status=1)
+    assert ended.stderr.startswith("error [schema_missing]: ")
+    assert "python -m inference migrate" in ended.stderr
+
+
+def test_a_schema_that_is_newer_than_the_code_is_refused(cli: CommandLine, bucket: Bucket):
+    with psycopg.connect(cli.url) as connection:
+        connection.execute("UPDATE nightlabel.alembic_version SET version_num = '9999'")
+    for arguments in (("classify", "--bucket", bucket.name), ("migrate",), ("models", "list")):
+        assert cli(*arguments, status=1).stderr.startswith("error [schema_newer]: ")
+
+
+def test_a_damaged_model_is_refused_and_healed_by_migrate(
+    cli: CommandLine, bucket: Bucket, default_model_store: ModelStore, tmp_path
+):
+    import shutil
+
+    copied = tmp_path / "models"
+    shutil.copytree(default_model_store.root, copied)
+    artefact = copied / "efficientnet-lite0" / "1" / "model.tflite"
+    artefact.write_bytes(artefact.read_bytes()[:-1] + b"?")
+    bucket.put("a", photo("cat"))
+    ended = cli("classify", "--bucket", bucket.name, status=1, NIGHTLABEL_MODEL_STORE=str(copied))
+    assert "error" in ended.stderr
+    assert "SHA-256" in ended.stderr
+    assert cli.labels() == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("classify",),
+        ("classify", "--bucket", "b", "--max-images", "-1"),
+        ("classify", "--bucket", "b", "--max-dead-ratio", "2"),
+        ("classify", "--bucket", "b", "--scope", "all"),
+        ("dance",),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_how(unmigrated: CommandLine, arguments):
+    assert "usage: python -m inference" in unmigrated(*arguments, status=2).stderr
+
+
+def test_the_registered_models_are_listed_with_their_aliases(cli: CommandLine):
+    [model] = json.loads(cli("models", "list", "--json").stdout)
+    assert (model["name"], model["version"], model["aliases"]) == ("efficientnet-lite0", "1", ["production"])
+    assert cli("models", "list").stdout.startswith("efficientnet-lite0@1\tproduction\t")
+
+
+KEYS = ("with space.png", "100%.png", "a+b.png", "emoji 🌙.png", "line\nbreak.png", "é/ü.png", "%2B.png")
+
+
+def test_odd_keys_and_a_folder_placeholder_cost_nobody_a_label(cli: CommandLine, bucket: Bucket):
+    for number, key in enumerate(KEYS):
+        bucket.put(f"odd/{key}", photo("cat") + bytes(number))
+    bucket.put("odd/folder/", b"")
+    bucket.put("odd/empty.jpg", b"")
+    summary = cli.classify("--bucket", bucket.name, "--prefix", "odd/")
+    assert set(cli.labels()) == {f"odd/{key}" for key in KEYS}
+    assert summary["labelled"] == len(KEYS)
+    assert "odd/empty.jpg" in {row["object_key"] for row in cli.rows("SELECT * FROM dead_letter_open")}

@@ -1,0 +1,141 @@
+"""What the operators say and hand on. That they run is seen end to end, under the real scheduler."""
+
+import json
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+from nightlabel_airflow import operators
+
+from inference.errors import ShardsUnfinishedError, TooManyDeadError
+from inference.types import ModelId, Plan, RunRequest, RunSummary
+
+RUN_ID = UUID("cf2ebf3f-eb23-a16e-82e2-108fa59fc7e5")
+PARAMS = {
+    "bucket": "photos", "prefix": "in/", "model": "production", "scope": "unlabelled", "device": "auto",
+    "allow_cpu_fallback": False, "max_images": 100, "shard_size": None, "max_dead_ratio": 0.2,
+    "min_images_for_ratio": 20, "dry_run": False,
+}  # fmt: skip
+
+
+def plan(**overrides) -> Plan:
+    values = {
+        "run_id": RUN_ID, "plan_number": 1, "model": ModelId("lite0", "1"), "device": "cpu", "discovered": 120,
+        "already_done": 10, "deferred": 10, "to_classify": 100, "to_classify_bytes": 12_300_000,
+        "shards": tuple(range(4)), "list_s": 0.25,
+    }  # fmt: skip
+    return Plan(**values | overrides)
+
+
+def summary(**overrides) -> RunSummary:
+    values = {
+        "run_id": RUN_ID, "dag_id": "classify_images", "airflow_run_id": "manual", "state": "succeeded",
+        "started_at": datetime(2026, 11, 22, 2, tzinfo=UTC), "finished_at": datetime(2026, 11, 22, 3, tzinfo=UTC),
+        "model_name": "lite0", "model_version": "1", "discovered": 1234, "already_done": 1000, "deferred": 100,
+        "labelled": 120, "copied": 7, "dead": 11, "gone": 2, "done_elsewhere": 1, "unfinished": 0,
+        "images_per_second": 99.96, "list_s": 0.1, "fetch_s": 1.0, "decode_s": 2.0, "predict_s": 3.0, "write_s": 4.0,
+    }  # fmt: skip
+    return RunSummary(**values | overrides)
+
+
+def test_the_form_becomes_a_request_without_any_date_of_the_run():
+    context = {"dag_run": SimpleNamespace(dag_id="classify_images", run_id="manual__1", logical_date=None)}
+
+    request = operators.request_from(PARAMS, bucket="photos", prefix="in/", context=context)
+
+    assert request == RunRequest(
+        bucket="photos",
+        prefix="in/",
+        max_images=100,
+        max_dead_ratio=0.2,
+        min_images_for_ratio=20,
+        dag_id="classify_images",
+        airflow_run_id="manual__1",
+    )
+
+
+@pytest.mark.parametrize("shards", [0, 200, 1024], ids=["none", "as many as are planned", "as many as Airflow allows"])
+def test_xcom_carries_numbers_and_counts_under_48_kilobytes(shards):
+    planned = plan(shards=tuple(range(shards)), discovered=10**9)
+
+    pushed = json.dumps([list(planned.shards), operators.plan_counts(planned), operators.summary_counts(summary())])
+
+    assert len(pushed) < 48 * 1024
+
+
+def test_the_plan_is_one_sentence():
+    text = operators.plan_text(plan(), RunRequest("photos", "in/"))
+
+    assert text == (
+        "Planned to classify 100 images (12.3 MB) of s3://photos/in/ with lite0@1 on cpu in 4 shards; "
+        "discovered 120 in 0.2 s, already done 10, deferred 10"
+    )
+
+
+def test_a_dry_run_says_that_it_only_would():
+    text = operators.plan_text(plan(shards=()), RunRequest("photos", dry_run=True))
+
+    assert text.startswith("A dry run would classify 100 images")
+
+
+def test_the_report_shows_every_count():
+    lines = operators.summary_text(summary()).splitlines()
+
+    assert lines[0] == f"Run {RUN_ID} succeeded, model lite0@1, 100.0 images/s"
+    assert [line.rsplit(maxsplit=1) for line in lines[1:9]] == [
+        ["  discovered", "1,234"],
+        ["  already done", "1,000"],
+        ["  deferred", "100"],
+        ["  labelled", "120"],
+        ["  dead", "11"],
+        ["  gone", "2"],
+        ["  done elsewhere", "1"],
+        ["  unfinished", "0"],
+    ]
+    assert "7 copied" in lines[9]
+    assert "predict 3.0" in lines[9]
+
+
+def test_the_counts_that_the_report_returns_add_up():
+    counts = operators.summary_counts(summary())
+
+    assert counts["discovered"] == sum(counts[name] for name in operators.COUNTS if name != "discovered")
+
+
+def test_a_run_that_did_nothing_has_no_speed():
+    assert operators.summary_text(summary(images_per_second=None)).splitlines()[0].endswith("no speed")
+
+
+def test_unfinished_shards_are_the_reason_before_dead_images_are():
+    error = operators.failure_of(summary(state="failed", unfinished=30, dead=500))
+
+    assert isinstance(error, ShardsUnfinishedError)
+    assert str(error).startswith("30 of 1234 images were left unfinished (120 labelled, 500 dead)")
+
+
+def test_too_many_dead_images_are_counted_in_the_reason():
+    error = operators.failure_of(summary(state="failed", dead=80))
+
+    assert isinstance(error, TooManyDeadError)
+    assert str(error).startswith("80 of 200 classified images are dead letters, more than max_dead_ratio allows")
+
+
+def test_missing_pools_are_named_with_the_command_that_makes_them():
+    message = operators.missing_pools_message(["classify_cpu"])
+
+    assert message.startswith("The pool classify_cpu did not exist when this run started")
+    assert "`airflow pools set classify_cpu 1 'One task at a time'`" in message
+    assert "\n" not in message
+
+
+def test_progress_is_told_at_most_every_ten_seconds():
+    told: list[int] = []
+    now = [0.0]
+    progress = operators.Progress(told.append, clock=lambda: now[0])
+
+    for second in range(36):
+        now[0] = float(second)
+        progress(8)
+
+    assert told == [11 * 8, 21 * 8, 31 * 8]

@@ -1,0 +1,240 @@
+"""The loop over a shard against the real ledger: every image one outcome, bounded, and again after any failure."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.errors import ModelExecutionError, StaleAttemptError, StoreUnavailableError
+from inference.runner import ShardRunner
+from inference.types import ImageRef, PixelBatch, Plan, RunRequest, Scores, ShardStats
+from inference.wiring import SystemClock
+from tests.fakes import FakeHandle, FakeStore
+from tests.ledger import Ledger, Pages
+
+pytestmark = pytest.mark.integration
+
+RED, BLACK = (255, 0, 0), (0, 0, 0)
+
+
+def png(color: tuple[int, int, int], note: str = "") -> bytes:
+    """A small picture of one colour; red is a cat and black a dog to the fake model."""
+    picture, out = Image.new("RGB", (6, 6), color), io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue() + note.encode()
+
+
+def plan(ledger: Ledger, store: FakeStore, **request: Any) -> Plan:
+    return ledger.sink.plan_run(RunRequest(bucket=store.bucket, **request), Pages(store.list_pages(store.bucket, "")))
+
+
+def runner(ledger: Ledger, store: FakeStore, **changes: Any) -> ShardRunner:
+    parts: dict[str, Any] = {
+        "store": store,
+        "handle": FakeHandle(),
+        "sink": ledger.sink,
+        "clock": SystemClock(),
+        "batch_size": 4,
+        "io_threads": 3,
+        "window": 8,
+        "max_object_bytes": 100_000,
+        "max_pixels": 10_000,
+    }
+    return ShardRunner(**{**parts, **changes})
+
+
+def run(ledger: Ledger, planned: Plan, store: FakeStore, **changes: Any) -> ShardStats:
+    return runner(ledger, store, **changes).run(ledger.sink.claim_shard(planned.run_id, 0))
+
+
+def test_every_image_gets_exactly_one_outcome_and_its_own(ledger: Ledger):
+    store = FakeStore({"a": png(RED), "b": png(BLACK), "c": b"not an image", "d": png(RED), "e/": b"", "f": b""})
+    store.put("g", png(RED))
+    store.denied.add("g")
+    store.put("h", png(BLACK) + b"x" * 100_000)
+    planned = plan(ledger, store)
+    store.put("i", png(RED))  # arrives too late
+    stats = run(ledger, planned, store)
+
+    assert ledger.latest() == {"a": "cat", "b": "dog", "d": "cat"}
+    assert ledger.open_dead_letters() == {
+        "c": "not_an_image",
+        "e/": "folder_placeholder",
+        "f": "empty_object",
+        "g": "access_denied",
+        "h": "object_too_large",
+    }
+    assert (stats.images, stats.labelled, stats.dead, stats.unfinished) == (8, 3, 5, 0)
+    assert {
+        (row["object_key"], row["stage"], row["permanent"]) for row in ledger.rows("SELECT * FROM dead_letter_open")
+    } == {
+        ("c", "decode", True),
+        ("e/", "fetch", True),
+        ("f", "fetch", True),
+        ("g", "fetch", False),
+        ("h", "fetch", True),
+    }
+    ledger.sink.finish_run(planned.run_id)
+    assert ledger.summary(planned.run_id)["state"] == "succeeded"
+
+
+def test_what_was_deleted_or_overwritten_since_the_listing_is_gone_and_found_by_the_next_run(ledger: Ledger):
+    store = FakeStore({"a": png(RED), "b": png(RED), "c": png(RED)})
+    planned = plan(ledger, store)
+    store.delete("a")
+    store.put("b", png(BLACK))
+    stats = run(ledger, planned, store)
+    assert (stats.labelled, stats.dead, stats.gone, stats.unfinished) == (1, 0, 2, 0)
+    assert ledger.sink.finish_run(planned.run_id).state == "succeeded"
+
+    following = plan(ledger, store)
+    assert (following.discovered, following.to_classify) == (2, 1)
+    run(ledger, following, store)
+    assert ledger.latest() == {"b": "dog", "c": "cat"}
+
+
+class FailingStore(FakeStore):
+    """Goes away after a number of objects."""
+
+    left = 10
+
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise StoreUnavailableError("the store went away")
+        return super().fetch(ref, max_bytes=max_bytes)
+
+
+def test_a_store_that_goes_away_condemns_no_image_and_the_next_attempt_does_the_rest(ledger: Ledger):
+    store = FailingStore({f"{number:02}": png(RED, str(number)) for number in range(30)})
+    planned = plan(ledger, store)
+    with pytest.raises(StoreUnavailableError):
+        run(ledger, planned, store)
+    half = ledger.summary(planned.run_id)
+    assert 0 < half["labelled"] <= 10
+    assert (half["dead"], half["state"]) == (0, "running")
+
+    store.left = 1_000
+    store.fetched.clear()
+    stats = run(ledger, planned, store)
+    assert (stats.labelled, stats.unfinished) == (30, 0)
+    assert len(store.fetched) == 30 - half["labelled"], "what was recorded is not fetched again"
+
+
+class BrokenHandle(FakeHandle):
+    """Fails at its third call."""
+
+    def predict(self, pixels: PixelBatch) -> Scores:
+        if len(self.batch_sizes) == 2:
+            raise ModelExecutionError("the engine failed")
+        return super().predict(pixels)
+
+
+class NotANumberHandle(FakeHandle):
+    def predict(self, pixels: PixelBatch) -> Scores:
+        return np.full_like(super().predict(pixels), np.nan)
+
+
+def test_an_engine_that_fails_ends_the_shard_and_blames_no_image(ledger: Ledger):
+    store = FakeStore({f"{number:02}": png(RED, str(number)) for number in range(30)})
+    planned = plan(ledger, store)
+    with pytest.raises(ModelExecutionError):
+        run(ledger, planned, store, handle=BrokenHandle())
+    with pytest.raises(ModelExecutionError):
+        run(ledger, planned, store, handle=NotANumberHandle())
+    assert len(ledger.latest()) in {0, 4, 8}
+    assert ledger.open_dead_letters() == {}
+
+
+def test_images_are_batched_across_objects_and_the_last_batch_is_smaller(ledger: Ledger):
+    store = FakeStore({f"{number:02}": png(RED, str(number)) for number in range(10)})
+    handle, seen = FakeHandle(), []
+    run(ledger, plan(ledger, store), store, handle=handle, progress=seen.append)
+    assert handle.batch_sizes == [4, 4, 2]
+    assert seen == [4, 4, 2]
+
+
+def test_a_stretch_of_bad_images_is_written_without_waiting_for_a_good_one(ledger: Ledger):
+    store = FakeStore({f"{number:03}": f"text {number}".encode() for number in range(150)})
+    seen: list[int] = []
+    stats = run(ledger, plan(ledger, store), store, progress=seen.append)
+    assert stats.dead == 150
+    assert seen == [64, 64, 22]
+
+
+class SlowHandle(FakeHandle):
+    """Holds every call until it is let go, and notes how far fetching came meanwhile."""
+
+    def __init__(self, store: FakeStore) -> None:
+        super().__init__()
+        self.store = store
+        self.seen: list[int] = []
+
+    def predict(self, pixels: PixelBatch) -> Scores:
+        time.sleep(0.05)  # time enough for threads that would run ahead
+        self.seen.append(len(self.store.fetched) - sum(self.batch_sizes) - len(pixels))
+        return super().predict(pixels)
+
+
+def test_fetching_runs_ahead_of_a_slow_model_by_no_more_than_the_window(ledger: Ledger):
+    store = FakeStore({f"{number:03}": png(RED, str(number)) for number in range(80)})
+    handle = SlowHandle(store)
+    run(ledger, plan(ledger, store), store, handle=handle, window=8)
+    assert max(handle.seen) <= 8
+    assert max(handle.seen[:-3]) > 0, "it does run ahead"
+
+
+def test_an_attempt_that_is_taken_over_stops_and_leaves_the_books_to_the_new_one(ledger: Ledger):
+    store = FakeStore({f"{number:03}": png(RED, str(number)) for number in range(40)})
+    planned = plan(ledger, store)
+
+    class TakenOver(FakeHandle):
+        def predict(self, pixels: PixelBatch) -> Scores:
+            if len(self.batch_sizes) == 2:
+                ledger.sink.claim_shard(planned.run_id, 0)
+            return super().predict(pixels)
+
+    with pytest.raises(StaleAttemptError):
+        run(ledger, planned, store, handle=TakenOver())
+    stats = run(ledger, planned, store)
+    assert (stats.labelled, stats.unfinished) == (40, 0)
+    assert ledger.summary(planned.run_id)["labelled"] == 40
+
+
+def test_two_attempts_at_once_end_with_each_image_recorded_once(ledger: Ledger):
+    store = FakeStore({f"{number:03}": png(RED, str(number)) for number in range(200)})
+    planned = plan(ledger, store)
+    ended: list[str] = []
+
+    def attempt() -> None:
+        try:
+            run(ledger, planned, store)
+            ended.append("done")
+        except StaleAttemptError:
+            ended.append("stale")
+
+    threads = [threading.Thread(target=attempt) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert "done" in ended
+    ledger.sink.finish_run(planned.run_id)
+    summary = ledger.summary(planned.run_id)
+    assert (summary["labelled"], summary["unfinished"], summary["state"]) == (200, 0, "succeeded")
+
+
+def test_the_seconds_of_each_stage_are_kept(ledger: Ledger):
+    store = FakeStore({f"{number:02}": png(RED, str(number)) for number in range(20)})
+    planned = plan(ledger, store)
+    stats = run(ledger, planned, store)
+    seconds = stats.seconds
+    assert min(seconds.fetch_s, seconds.decode_s, seconds.predict_s, seconds.write_s) > 0
+    assert ledger.summary(planned.run_id)["decode_s"] == pytest.approx(seconds.decode_s)
