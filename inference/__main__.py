@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from inference.errors import InferenceError, SettingsError
+from inference.errors import InferenceError, RunInterruptedError, SettingsError
 from inference.settings import Settings, read_settings
 from inference.types import RunRequest, RunSummary
 
@@ -34,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(levelname)s %(name)s: %(message)s" if options.verbose else "%(message)s",
         stream=sys.stderr,
     )
+    # Being ended by a service manager is the same as Ctrl-C: the run is closed before this process ends.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         command: Callable[[argparse.Namespace, Settings], int] = options.command
         return command(options, read_settings())
@@ -42,8 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InferenceError as error:
         return _complain(error, EXIT_FAILED, options)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was recorded stays, and the next run does the rest\n")
+        sys.stderr.write("interrupted; nothing is left half done\n")
         return EXIT_INTERRUPTED
+    except Exception as error:  # the last resort: a sentence instead of a traceback
+        logging.getLogger(__name__).debug("Failed", exc_info=error)
+        sys.stderr.write(f"error [unexpected]: {type(error).__name__}: {error}; run again with -v for the details\n")
+        return EXIT_FAILED
 
 
 def _complain(error: InferenceError, status: int, options: argparse.Namespace) -> int:
@@ -179,7 +187,7 @@ def _classify(options: argparse.Namespace, settings: Settings) -> int:
 
         result = wiring.classify(request, settings=settings, progress=advance)
     if result.problem is not None:
-        sys.stderr.write(f"error: {result.problem}\n")
+        _complain(result.problem, EXIT_FAILED, options)
     if result.summary is None:
         plan = {
             name: getattr(result.plan, name)
@@ -192,7 +200,9 @@ def _classify(options: argparse.Namespace, settings: Settings) -> int:
         )
         return EXIT_OK
     _say(_summary_json(result.summary) if options.json else _summary_line(result.summary))
-    return EXIT_OK if result.summary.state == "succeeded" and result.problem is None else EXIT_FAILED
+    if isinstance(result.problem, RunInterruptedError):
+        return EXIT_INTERRUPTED
+    return EXIT_OK if result.problem is None else EXIT_FAILED
 
 
 def _progress_bar() -> AbstractContextManager[tqdm[Any] | None]:
@@ -267,8 +277,15 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Print a line. That nobody reads it does not change how the command ended."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain once more when it closes standard output at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -74,6 +74,13 @@ class ObjectAccessDeniedError(ImageError):
     is_retryable = True
 
 
+class ObjectUnreadableError(ImageError):
+    """The store fails on this one key, again and again, while it answers otherwise."""
+
+    code = "fetch_failed"
+    is_retryable = True
+
+
 class NotAnImageError(ImageError):
     """The bytes are no image of any kind that is known here."""
 
@@ -217,6 +224,12 @@ class RunUnknownError(ShardError):
     """No such run or shard."""
 
     code = "run_unknown"
+
+
+class RunInterruptedError(ShardError):
+    """Somebody ended the run; what was recorded stays."""
+
+    code = "interrupted"
 
 
 class TooManyDeadError(ShardError):

@@ -18,6 +18,18 @@ MAX_SHARD_IMAGES: Final = 180_000
 """Half of a task's two hours at 50 images/s, a third of what two cores do."""
 
 
+MAX_NUMBER: Final = 2**31 - 1
+"""Largest number that a run may ask for; the ledger's integers end there."""
+
+
+def is_storable(text: str) -> bool:
+    """Return whether Postgres can store a text: UTF-8 without NUL."""
+    try:
+        return b"\x00" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def shard_size(backlog: int, *, wanted: int | None = None) -> int:
     """Return how many images a shard holds, at least 1.
 
@@ -66,7 +78,6 @@ def check_request(request: RunRequest) -> None:
     Raises:
         SettingsError: names the parameter, what it is and what it may be.
     """
-    parse_model(request.model)
     if not request.bucket:
         raise SettingsError("no bucket is given; name one with --bucket or in the run's parameters")
     if request.scope not in {"unlabelled", "not_by_this_model"}:
@@ -80,5 +91,9 @@ def check_request(request: RunRequest) -> None:
         ("shard_size", request.shard_size, 1),
         ("min_images_for_ratio", request.min_images_for_ratio, 0),
     ):
-        if value is not None and value < least:
-            raise SettingsError(f"{name} is {value}; it is at least {least}")
+        if value is not None and not least <= value <= MAX_NUMBER:
+            raise SettingsError(f"{name} is {value}; it is from {least} to {MAX_NUMBER}")
+    for name, text in (("bucket", request.bucket), ("prefix", request.prefix), ("model", request.model)):
+        if not is_storable(text):
+            raise SettingsError(f"{name} is {text!r}; it has to be text in UTF-8, without a NUL")
+    parse_model(request.model)

@@ -144,6 +144,10 @@ class OutcomeSink(Protocol):
         """
         ...
 
+    def give_up(self) -> None:
+        """Stop waiting, in whatever thread: what is being asked is cancelled and nothing is sent again."""
+        ...
+
     def finish_shard(self, shard: Shard, seconds: StageSeconds) -> ShardStats:
         """Mark the shard as done and return its counts over all attempts."""
         ...

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from inference.decoding import decode_image
-from inference.errors import ImageError, ImageGoneError
+from inference.errors import ImageError, ImageGoneError, ObjectUnreadableError, StoreUnavailableError
 from inference.fetching import fetch_image
 from inference.ports import Clock, ModelHandle, ObjectStore, OutcomeSink
 from inference.predicting import predict_batch
@@ -33,6 +33,18 @@ WRITES_BEHIND = 2
 
 DEAD_BEFORE_WRITE = 64
 """Dead letters and vanished images that are held back for the next batch, in a stretch without any good image."""
+
+TROUBLE_BEFORE_GIVING_UP = 16
+"""Fetches in a row that may fail before the trouble is taken for the store's and not for those keys'."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """A ref that the store did not give us, for now."""
+
+    ref: ImageRef
+    error: StoreUnavailableError
+
 
 Prepared = DecodedImage | DeadLetter | Gone
 
@@ -62,13 +74,12 @@ class _Timer:
     def now(self) -> float:
         return self._clock.monotonic()
 
-    def add(self, stage: Stage, since: float) -> float:
-        """Add what passed since a time to a stage and return the time now."""
-        now = self._clock.monotonic()
+    def add(self, stage: Stage, since: float) -> None:
+        """Add what passed since a time to a stage."""
+        passed = self._clock.monotonic() - since
         name = f"{stage.value}_s"
         with self._lock:
-            setattr(self._seconds, name, getattr(self._seconds, name) + now - since)
-        return now
+            setattr(self._seconds, name, getattr(self._seconds, name) + passed)
 
     def take(self) -> StageSeconds:
         """Return what was added since the last call."""
@@ -82,7 +93,7 @@ class ShardRunner:
     """Classifies what is left of a shard: every ref ends as an outcome in the sink, or as gone.
 
     Threads fetch and decode, one writes, the caller's predicts. Memory is bounded by ``window`` decoded images and
-    by ``io_threads`` objects that are being decoded.
+    by ``fetch_threads`` objects that were fetched and are not decoded yet.
     """
 
     store: ObjectStore
@@ -90,7 +101,9 @@ class ShardRunner:
     sink: OutcomeSink
     clock: Clock
     batch_size: int
-    io_threads: int
+    fetch_threads: int
+    decode_threads: int
+    """How many of the threads that fetch may decode at a time."""
     window: int
     """Images between fetch and predict at most."""
     max_object_bytes: int
@@ -98,6 +111,11 @@ class ShardRunner:
     top_k: int = 5
     progress: Callable[[int], None] | None = None
     """Called with the number of images of each batch after it was written."""
+    _decoding: threading.Semaphore = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Make the turnstile of the decoders."""
+        object.__setattr__(self, "_decoding", threading.Semaphore(self.decode_threads))
 
     def run(self, shard: Shard) -> ShardStats:
         """Classify what is left of a claimed shard and close it.
@@ -106,13 +124,14 @@ class ShardRunner:
             The shard's counts over all attempts.
 
         Raises:
-            TransientError: store or database are unavailable; what was recorded stays.
+            TransientError: store or database are unavailable; what was recorded stays. A store that fails on a few
+                keys only costs these a retryable dead letter.
             ConfigurationError, ModelError: nothing of this shard can be classified as things are.
             StaleAttemptError: a newer attempt has taken over.
         """
         timer = _Timer(self.clock)
         with (
-            ThreadPoolExecutor(self.io_threads, thread_name_prefix="fetch-decode") as io,
+            ThreadPoolExecutor(self.fetch_threads, thread_name_prefix="fetch-decode") as io,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
         ):
             writes: deque[Future[None]] = deque()
@@ -124,7 +143,9 @@ class ShardRunner:
                     writes.append(writer.submit(self._write, shard, number, batch, outcomes, timer))
                 for write in writes:
                     write.result()
-            except BaseException:
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    self.sink.give_up()  # somebody wants us to end: what waits for the database waits no longer
                 # What is queued is dropped; what is being written ends on its own terms.
                 io.shutdown(wait=False, cancel_futures=True)
                 writer.shutdown(wait=False, cancel_futures=True)
@@ -151,7 +172,22 @@ class ShardRunner:
 
     def _prepared(self, shard: Shard, io: ThreadPoolExecutor, timer: _Timer) -> Iterator[Prepared | int]:
         """Yield every ref fetched and decoded, in manifest order, and counts of refs that were settled elsewhere."""
-        waiting: deque[Future[Prepared]] = deque()
+        troubles: list[_Trouble] = []
+        in_a_row = 0
+        for prepared in self._in_order(shard, io, timer):
+            if not isinstance(prepared, _Trouble):
+                in_a_row = 0
+                yield prepared
+                continue
+            in_a_row += 1
+            troubles.append(prepared)
+            if in_a_row >= TROUBLE_BEFORE_GIVING_UP:
+                raise prepared.error
+        for trouble in troubles:
+            yield self._prepare_at_last(trouble, timer)
+
+    def _in_order(self, shard: Shard, io: ThreadPoolExecutor, timer: _Timer) -> Iterator[Prepared | _Trouble | int]:
+        waiting: deque[Future[Prepared | _Trouble]] = deque()
         for chunk in self.sink.read_manifest(shard):
             if chunk.done_elsewhere:
                 yield chunk.done_elsewhere
@@ -162,20 +198,37 @@ class ShardRunner:
         while waiting:
             yield waiting.popleft().result()
 
-    def _prepare(self, ref: ImageRef, timer: _Timer) -> Prepared:
+    def _prepare_at_last(self, trouble: _Trouble, timer: _Timer) -> Prepared:
+        """Try a ref again that the store did not give us, and condemn it only if the store answers otherwise.
+
+        Raises:
+            StoreUnavailableError: it does not answer at all; no image is to blame.
+        """
+        again = self._prepare(trouble.ref, timer)
+        if not isinstance(again, _Trouble):
+            return again
+        next(iter(self.store.list_pages(trouble.ref.bucket, trouble.ref.key)), None)
+        code, retryable = ObjectUnreadableError.code, ObjectUnreadableError.is_retryable
+        return DeadLetter(trouble.ref, Stage.FETCH, code, f"{again.error}; the store answers otherwise", retryable)
+
+    def _prepare(self, ref: ImageRef, timer: _Timer) -> Prepared | _Trouble:
         stage, began, content_sha256 = Stage.FETCH, timer.now(), None
         try:
             try:
                 fetched = fetch_image(ref, self.store, max_bytes=self.max_object_bytes)
             finally:
-                began = timer.add(Stage.FETCH, began)
+                timer.add(Stage.FETCH, began)
             stage, content_sha256 = Stage.DECODE, fetched.content_sha256
-            try:
-                pixels = decode_image(fetched.data, self.handle.preprocessing, max_pixels=self.max_pixels)
-            finally:
-                timer.add(Stage.DECODE, began)
+            with self._decoding:
+                began = timer.now()
+                try:
+                    pixels = decode_image(fetched.data, self.handle.preprocessing, max_pixels=self.max_pixels)
+                finally:
+                    timer.add(Stage.DECODE, began)
         except ImageGoneError:
             return Gone(ref)
+        except StoreUnavailableError as error:
+            return _Trouble(ref, error)
         except ImageError as error:
             return DeadLetter(ref, stage, error.code, str(error), error.is_retryable, content_sha256)
         return DecodedImage(ref, pixels, content_sha256)

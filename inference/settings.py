@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference.errors import SettingsError
+
+Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Bytes: TypeAlias = Annotated[int, Field(ge=1, le=2**50)]
+Seconds: TypeAlias = Annotated[float, Field(ge=1, le=366 * 86_400)]
+Port: TypeAlias = Annotated[int, Field(ge=1, le=65_535)]
 
 
 def available_cores() -> int:
@@ -39,61 +45,64 @@ class Settings(BaseSettings):
     model_store: Path = Field(default_factory=default_model_store)
     """Folder of the registered models' files."""
 
-    engine_threads: PositiveInt = Field(default_factory=available_cores)
+    engine_threads: Count = Field(default_factory=available_cores)
     """Threads of the engine in one task; the default is every core of this process (docs/tuning.md)."""
 
-    batch_size: PositiveInt | None = None
+    batch_size: Count | None = None
     """Images in one call of the model; the default is what the engine measured as its best."""
 
-    io_threads: PositiveInt = 8
-    """Threads that fetch and decode; also the connections to the store."""
+    fetch_threads: Count = 8
+    """Threads that fetch from the store, and connections to it; each goes on to decode what it fetched."""
 
-    window: PositiveInt = 64
+    decode_threads: Count = Field(default_factory=available_cores)
+    """How many of these may decode at a time; the default is every core of this process."""
+
+    window: Count = 64
     """Images between fetch and predict at most; with ``max_object_bytes`` it bounds a worker's memory."""
 
-    max_object_bytes: PositiveInt = 64 * 1024 * 1024
+    max_object_bytes: Bytes = 64 * 1024 * 1024
     """Largest object that is read, in bytes; a larger one is a dead letter."""
 
-    max_pixels: PositiveInt = 50_000_000
+    max_pixels: Count = 50_000_000
     """Largest width x height that is decoded; a larger image is a dead letter."""
 
-    top_k: PositiveInt = 5
+    top_k: Count = 5
     """Labels kept for each image, best first."""
 
-    dead_letter_retry_s: PositiveFloat = 20 * 3600.0
+    dead_letter_retry_s: Seconds = 20 * 3600.0
     """Seconds until a retryable dead letter is tried again: the next night, however early that one starts."""
 
-    dead_letter_attempts: PositiveInt = 3
+    dead_letter_attempts: Count = 3
     """Attempts after which a retryable dead letter is permanent."""
 
-    database_connect_timeout_s: PositiveFloat = 10.0
+    database_connect_timeout_s: Seconds = 10.0
     """Seconds to wait for a connection to the results database."""
 
-    database_statement_timeout_s: PositiveFloat = 300.0
+    database_statement_timeout_s: Seconds = 300.0
     """Seconds that one statement may take; planning a large bucket takes the longest."""
 
-    store_connect_timeout_s: PositiveFloat = 5.0
+    store_connect_timeout_s: Seconds = 5.0
     """Seconds to wait for a connection to the object store."""
 
-    store_read_timeout_s: PositiveFloat = 30.0
+    store_read_timeout_s: Seconds = 30.0
     """Seconds to wait for the next bytes of the object store."""
 
-    manifest_retention_days: PositiveInt = 7
+    manifest_retention_days: Count = 7
     """Days after which the manifest of a finished run is dropped."""
 
     api_host: str = "127.0.0.1"
     """Address that ``serve`` listens on; anything but loopback needs ``api_key``."""
 
-    api_port: PositiveInt = 8000
+    api_port: Port = 8000
     """Port that ``serve`` listens on; every request there is over plain HTTP."""
 
     api_key: SecretStr | None = None
     """Key that callers of the REST API send as ``Authorization: Bearer``."""
 
-    api_max_request_bytes: PositiveInt = 128 * 1024 * 1024
+    api_max_request_bytes: Bytes = 128 * 1024 * 1024
     """Largest request that the REST API reads, in bytes."""
 
-    api_max_images: PositiveInt = 64
+    api_max_images: Count = 64
     """Most images in one request of the REST API."""
 
     def required_database_url(self) -> str:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from inference.errors import InferenceError, TooManyDeadError, TransientError
+from inference.errors import (
+    InferenceError,
+    RunInterruptedError,
+    ShardError,
+    ShardsUnfinishedError,
+    TooManyDeadError,
+    TransientError,
+)
 from inference.settings import Settings
 from inference.types import Device, ModelId, Plan, RunRequest, RunSummary, ShardStats
 
@@ -53,7 +60,7 @@ def open_store(settings: Settings, *, session: boto3.Session | None = None, endp
         endpoint_url=endpoint_url,
         connect_timeout_s=settings.store_connect_timeout_s,
         read_timeout_s=settings.store_read_timeout_s,
-        connections=settings.io_threads,
+        connections=settings.fetch_threads,
     )
 
 
@@ -84,7 +91,8 @@ def load_model(model: ModelId, sink: PostgresSink, settings: Settings, *, device
 
     store = ModelStore(settings.model_store)
     manifest = store.read_manifest(model)
-    registry.check_registered(sink.connection, manifest)
+    with sink.asking() as connection:
+        registry.check_registered(connection, manifest)
     engine = engine_of(device)
     folder = store.check_files(manifest, engine)
     return load_handle(manifest, folder, engine, settings.engine_threads)
@@ -147,7 +155,8 @@ def run_shard(
         sink=sink,
         clock=SystemClock(),
         batch_size=settings.batch_size or handle.best_batch_size,
-        io_threads=settings.io_threads,
+        fetch_threads=settings.fetch_threads,
+        decode_threads=settings.decode_threads,
         window=settings.window,
         max_object_bytes=settings.max_object_bytes,
         max_pixels=settings.max_pixels,
@@ -177,8 +186,8 @@ class RunResult:
     plan: Plan
     summary: RunSummary | None
     """None for a dry run."""
-    problem: str | None
-    """Why the run failed, as a sentence; None when it succeeded."""
+    problem: InferenceError | None
+    """Why the run failed; None when it succeeded."""
 
 
 def classify(
@@ -215,17 +224,23 @@ def classify(
                 plan.run_id, shard_number, store=store, sink=sink, settings=settings, progress=count, load=load
             )
 
-        problem = None
+        problem: InferenceError | None = None
         for shard_number in plan.shards:
             try:
                 _with_attempts(lambda number=shard_number: run(number))  # type: ignore[misc]
-            except TooManyDeadError as error:
-                problem = str(error)  # the other shards are not to blame
+            except ShardError as error:
+                problem = error  # the other shards are not to blame
             except InferenceError as error:
-                problem = str(error)
+                problem = error
+                break
+            except KeyboardInterrupt:
+                problem = RunInterruptedError("interrupted; what was recorded stays, and the next run does the rest")
                 break
         summary = finish_run(plan.run_id, sink=sink)
-        return RunResult(plan, summary, problem or sink.read_message(plan.run_id))
+        if problem is None and summary.state == "failed":
+            reason = TooManyDeadError if summary.unfinished == 0 else ShardsUnfinishedError
+            problem = reason(sink.read_message(plan.run_id))
+        return RunResult(plan, summary, problem)
 
 
 def _with_attempts(run: Callable[[], ShardStats]) -> ShardStats:
@@ -259,13 +274,15 @@ def migrate(settings: Settings) -> tuple[str | None, str, ModelId]:
 
     before, after = migrate_schema(settings)
     with open_sink(settings) as sink:
-        production = registry.find_alias(sink.connection, registry.PRODUCTION)
+        with sink.asking() as connection:
+            production = registry.find_alias(connection, registry.PRODUCTION)
         if production is None or production == BUNDLED_MODEL:
             manifest = ensure_default_model(ModelStore(settings.model_store))
-            registry.register(sink.connection, manifest)
             production = manifest.model_id
-            reason = "the bundled model, as the first"
-            registry.name_alias(sink.connection, registry.PRODUCTION, production, reason=reason)
+            with sink.asking() as connection:
+                registry.register(connection, manifest)
+                reason = "the bundled model, as the first"
+                registry.name_alias(connection, registry.PRODUCTION, production, reason=reason)
     return before, after, production
 
 
@@ -273,8 +290,8 @@ def list_models(settings: Settings) -> list[RegisteredModel]:
     """Return every registered model version with its aliases, oldest first."""
     from inference.models import registry
 
-    with open_sink(settings) as sink:
-        return registry.list_models(sink.connection)
+    with open_sink(settings) as sink, sink.asking() as connection:
+        return registry.list_models(connection)
 
 
 def load_served_model(settings: Settings, model: str) -> ModelHandle:

@@ -21,11 +21,11 @@ from local_stack.stack import (
     watch,
 )
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0 done, 1 failed or not running, 2 wrong usage."""
+    """Run a command and return its exit status: 0 done, 1 failed or not running, 2 wrong usage, 130 interrupted."""
     options = _parser().parse_args(arguments)
     stop_when_asked()
     try:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_FAILED
     except StopAsked:
-        return EXIT_FAILED
+        return EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,12 +126,17 @@ def _status(settings: StackSettings, options: argparse.Namespace) -> int:  # noq
         if error := record.read().get("error"):
             _tell(f"It ended with: {error}")
         return EXIT_FAILED
-    _tell(f"The stack is {record.read().get('phase')}.")
+    phase = record.read().get("phase")
+    _tell(f"The stack is {phase}.")
+    stack = Stack(settings, os.environ)
     for name, identity in record.parts().items():
-        _tell(f"  {name}: {'process ' + str(identity.pid) if identity.is_alive else 'ended'}")
-    if record.read().get("phase") != "ready":
+        if identity.is_alive:
+            _tell(f"  {name}: process {identity.pid}")
+    for name, pid in stack.airflow.pids.items():
+        _tell(f"  Airflow's {name}: process {pid}")
+    if phase != "ready":
         return EXIT_FAILED
-    print_links(Stack(settings, os.environ), make_console())
+    print_links(stack, make_console())
     return EXIT_OK
 
 

@@ -119,6 +119,8 @@ class EmbeddedAirflow:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
             "AIRFLOW__CORE__FERNET_KEY": kept_secret(self._secrets / "airflow_fernet.key", make=_make_fernet_key),
+            # The timetable starts nothing by surprise, and a run that is triggered should not wait for a switch.
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__PARALLELISM": str(max(4, 2 * cores)),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             # The default asks the name server for a full name, which can take seconds where there is none.
@@ -139,6 +141,8 @@ class EmbeddedAirflow:
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+            # A task's supervisor sleeps this long between looks at its task, even when the task has just ended.
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             # These would ask the internet.
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             "DO_NOT_TRACK": "1",
@@ -255,6 +259,13 @@ class AirflowApi:
         except (OSError, HTTPException):
             return {}
         return answer if status == 200 and isinstance(answer, dict) else {}
+
+    def warm_up(self) -> None:
+        """Make the first request to the part of the API that tasks use.
+
+        It is built at that moment and answers nobody for some seconds, longer than a task waits for an answer.
+        """
+        self._request("GET", "/execution/health", None, {})
 
     def set_pools(self, slots: Mapping[str, int]) -> None:
         """Create the pools that are missing and correct the slots of the others."""

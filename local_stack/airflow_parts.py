@@ -36,7 +36,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 MIGRATION = "migration"
 STOP_PATIENCE_S = {"triggerer": 1.5}
 """A triggerer takes ten seconds to end even when it has nothing to do; triggers start anew wherever they were."""
-DEFAULT_STOP_PATIENCE_S = 6.0
+DEFAULT_STOP_PATIENCE_S = 4.0
 """A task that runs gets this long to end; the next run does what it left undone."""
 
 SHARED_MODULES = (

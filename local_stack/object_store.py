@@ -15,6 +15,7 @@ import signal
 import sys
 import sysconfig
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -84,8 +85,8 @@ class EmbeddedObjectStore:
         self.folder = folder.absolute()
         self.port = port
         self.setting = setting
-        self.server = ServerProcess("The object store", self.folder / "store.log", stop_signal=signal.SIGTERM)
-        self._sockets: Path | None = None
+        # Asked to end, it stores what it has and then waits for streams that never end; nobody would be there to see.
+        self.server = ServerProcess("The object store", self.folder / "store.log", death_signal=signal.SIGKILL)
 
     @property
     def endpoint_url(self) -> str:
@@ -151,10 +152,10 @@ class EmbeddedObjectStore:
         private_folder(self.folder)
         require_free_port(self.port, "The object store", self.setting)
         data = private_folder(self.folder / "data")
+        sockets = self._make_socket_folder()
         self.__dict__.pop("internal_ports", None)  # look again whether they are free
         ports = self.internal_ports
         write_private(self.folder / "identities.json", self._identities())
-        self._sockets = Path(tempfile.mkdtemp(prefix="nl-"))  # a short path: Unix sockets allow 107 bytes
         self.server.start(
             [
                 program(), "-logtostderr=true", "server", f"-dir={data}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}",
@@ -164,9 +165,9 @@ class EmbeddedObjectStore:
                 f"-volume.port={ports['volume']}", f"-volume.port.grpc={ports['volume_grpc']}",
                 "-volume.max=2000", "-volume.preStopSeconds=0", "-volume.minFreeSpace=100MiB",
                 "-filer", f"-filer.port={ports['filer']}", f"-filer.port.grpc={ports['filer_grpc']}",
-                "-filer.disableHttp=true", f"-filer.localSocket={self._sockets / 'filer'}",
+                "-filer.disableHttp=true", f"-filer.localSocket={sockets / 'filer'}",
                 "-s3", f"-s3.port={self.port}", f"-s3.port.grpc={ports['s3_grpc']}",
-                f"-s3.localSocket={self._sockets / 's3'}", f"-s3.config={self.folder / 'identities.json'}",
+                f"-s3.localSocket={sockets / 's3'}", f"-s3.config={self.folder / 'identities.json'}",
                 "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-s3.autoCreateBucket=false",
             ],
             environment={
@@ -186,9 +187,7 @@ class EmbeddedObjectStore:
     def stop(self) -> None:
         """Stop the server; returns when nothing of it is left."""
         self.server.stop(STOP_PATIENCE_S)
-        if self._sockets is not None:
-            shutil.rmtree(self._sockets, ignore_errors=True)
-        self._remove_grpc_sockets()
+        self.remove_sockets()
 
     def client(self, *, as_reader: bool = False) -> S3Client:
         """Return an S3 client for this store."""
@@ -228,11 +227,21 @@ class EmbeddedObjectStore:
         write_private(kept, json.dumps(ports))
         return ports
 
-    def _remove_grpc_sockets(self) -> None:
-        """Remove the Unix sockets that the server puts into /tmp, whatever it is told, and leaves there when killed."""
-        for part in ("master", "volume", "filer", "s3"):
-            port = self.internal_ports[f"{part}_grpc"]
-            Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock").unlink(missing_ok=True)  # noqa: S108 - its own choice
+    def _make_socket_folder(self) -> Path:
+        """Make a private folder with a short path, since the name of a Unix socket may have 107 bytes only."""
+        self.remove_sockets()
+        folder = Path(tempfile.mkdtemp(prefix="nl-"))
+        write_private(self.folder / "sockets", str(folder))
+        return folder
+
+    def remove_sockets(self) -> None:
+        """Remove the Unix sockets of the last start, which a server leaves behind when it is killed."""
+        with suppress(OSError):
+            shutil.rmtree((self.folder / "sockets").read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError):
+            ports = json.loads((self.folder / "ports.json").read_text(encoding="utf-8"))
+            for part in ("master", "volume", "filer", "s3"):  # these it puts there whatever it is told
+                Path(f"/tmp/seaweedfs-{part}-grpc-{ports[f'{part}_grpc']}.sock").unlink(missing_ok=True)  # noqa: S108
 
     def _grpc_certificates(self) -> dict[str, str]:
         """Return the settings that make gRPC ask for a certificate; the first call makes one that signs itself."""

@@ -127,10 +127,21 @@ def wait_until(is_done: Callable[[], bool], timeout_s: float, *, interval_s: flo
 class ServerProcess:
     """One running part: a tethered child with a log file."""
 
-    def __init__(self, name: str, log: Path, *, stop_signal: int = signal.SIGTERM) -> None:
+    def __init__(
+        self, name: str, log: Path, *, stop_signal: int = signal.SIGTERM, death_signal: int | None = None
+    ) -> None:
+        """Describe a part; nothing is started.
+
+        Args:
+            name: As error messages call it.
+            log: File of its output.
+            stop_signal: What asks it to end.
+            death_signal: What the kernel sends it when its starter has died; ``stop_signal`` if left out.
+        """
         self.name = name
         self.log = log
         self.stop_signal = stop_signal
+        self.death_signal = stop_signal if death_signal is None else death_signal
         self._process: subprocess.Popen[bytes] | None = None
         self._leader: ProcessIdentity | None = None
 
@@ -151,7 +162,7 @@ class ServerProcess:
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
         with open(os.open(self.log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "ab") as log:
             self._process = subprocess.Popen(
-                tethered(command, self.stop_signal, user),
+                tethered(command, self.death_signal, user),
                 env=dict(environment),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,

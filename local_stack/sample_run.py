@@ -72,7 +72,7 @@ def run_once(stack: Stack, console: Console) -> RunAnswer:
         StackError: the Dag does not appear, a part of the stack died, or the run takes too long.
     """
     api = stack.airflow.api()
-    _unpause(api, stack)
+    ready_dag(api, stack)
     conf = {"bucket": BUCKET, "prefix": PREFIX}
     started = time.monotonic()
     run = api.post(f"/api/v2/dags/{DAG_ID}/dagRuns", {"logical_date": None, "conf": conf})
@@ -93,8 +93,12 @@ def run_once(stack: Stack, console: Console) -> RunAnswer:
     return RunAnswer(run_id, str(run["state"]), time.monotonic() - started)
 
 
-def _unpause(api: AirflowApi, stack: Stack) -> None:
-    """Wait until the Dag was parsed, and unpause it; its timetable sees to it that no missed run starts then."""
+def ready_dag(api: AirflowApi, stack: Stack) -> None:
+    """Wait until the Dag was parsed, and unpause it if it is paused; its timetable starts no missed run then.
+
+    Raises:
+        StackError: it does not appear, or cannot be parsed.
+    """
     deadline = time.monotonic() + PARSE_TIMEOUT_S
     while (dag := api.get(f"/api/v2/dags/{DAG_ID}")) is None or dag.get("is_stale"):
         stack.check()
@@ -125,9 +129,10 @@ class _Progress:
         states: dict[str, list[str]] = {}
         for task in tasks:
             states.setdefault(str(task["task_id"]), []).append(str(task["state"] or "waiting"))
-        text = "  ".join(f"{task}: {_states(states[task])}" for task in sorted(states, key=_task_order))
+        shown = [task for task in sorted(states, key=_task_order) if set(states[task]) != {"skipped"}]
+        text = ", ".join(f"{task} {_states(states[task])}" for task in shown)
         if self._status:
-            self._status.update(f"{text}  [dim]{seconds:.0f} s[/dim]")
+            self._status.update(f"{seconds:.0f} s  {text}")
         elif text != self._last:
             self._console.print(f"{seconds:5.1f} s  {text}", highlight=False, soft_wrap=True)
         self._last = text
@@ -144,7 +149,7 @@ def _task_order(task_id: str) -> tuple[int, str]:
 
 def _states(states: list[str]) -> str:
     if len(states) == 1:
-        return states[0]
+        return "done" if states[0] == "success" else states[0].replace("_", " ")
     done = sum(state == "success" for state in states)
     others = Counter(state for state in states if state != "success")
     return f"{done}/{len(states)} shards" + "".join(f", {count} {state}" for state, count in sorted(others.items()))
@@ -195,15 +200,14 @@ def print_summary(stack: Stack, console: Console, answer: RunAnswer) -> None:
 
 def print_links(stack: Stack, console: Console) -> None:
     """Print where to look, with the logins that this stack made for itself."""
-    reader = stack.login("nightlabel_reader")
-    table = _table("what", "where", "login")
-    table.add_row("Airflow", stack.airflow.url, f"admin / {stack.airflow.password}")
-    table.add_row("results (SQL)", reader.url(), "a reader; the views are in its search path")
     store = stack.store.reader
-    table.add_row(
-        "object store (S3)", f"{stack.store.endpoint_url}  bucket {BUCKET}", f"{store.access_key} / {store.secret_key}"
-    )
-    console.print(table)
+    lines = {
+        "Airflow": f"{stack.airflow.url}  user admin, password {stack.airflow.password}",
+        "Results": f"{stack.login('nightlabel_reader').url()}  (psql or any BI tool; reads the views)",
+        "Photos": f"{stack.store.endpoint_url}  bucket {BUCKET}, key {store.access_key}, secret {store.secret_key}",
+    }
+    for name, line in lines.items():
+        console.print(f"{name:8} {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_failure(stack: Stack, console: Console, answer: RunAnswer) -> None:

@@ -35,6 +35,15 @@ class StackSettings:
         """The ports by the names of their settings."""
         return {AIRFLOW_PORT: self.airflow_port, POSTGRES_PORT: self.postgres_port, STORE_PORT: self.store_port}
 
+    def environment(self) -> dict[str, str]:
+        """Return the variables that give these settings in any folder."""
+        folders = {
+            "NIGHTLABEL_STATE": self.state,
+            "NIGHTLABEL_DAGS_FOLDER": self.dags_folder,
+            "NIGHTLABEL_PLUGINS_FOLDER": self.plugins_folder,
+        }
+        return {name: str(value) for name, value in {**self.ports, **folders}.items()}
+
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> StackSettings:
         """Read the settings.

@@ -116,6 +116,10 @@ class Stack:
         if left:
             tell(f"Ended {left} processes that a killed launcher had left behind")
         self._record.write("starting")
+        if not self.settings.dags_folder.is_dir():
+            raise StackError(
+                f"{self.settings.dags_folder} is no folder; NIGHTLABEL_DAGS_FOLDER says where the Dags are."
+            )
         # All ports first: better to know before a cluster has been made.
         require_free_port(self.settings.postgres_port, "Postgres", POSTGRES_PORT)
         require_free_port(self.settings.store_port, "The object store", STORE_PORT)
@@ -161,6 +165,7 @@ class Stack:
                 tell(f"Airflow's database ready {self._seconds()}")
             if not api_is_up and airflow.api().health():
                 api_is_up = True
+                airflow.api().warm_up()
                 airflow.api().set_pools(self.pool_slots())
             for name in [name for name, is_ready in waiting.items() if is_ready()]:
                 del waiting[name]
@@ -328,6 +333,9 @@ class StackRecord:
         left = families(self.parts().values())
         # Interrupt, because Postgres takes a terminate as: wait until all clients have gone.
         end_processes(left, patience_s=8.0, first=signal.SIGINT)
+        self._parts = {}
+        if record := self.read():  # numbers of ended processes are given to strangers some day
+            write_private(self._path, json.dumps({**record, "parts": {}}, indent=1))
         return len(left)
 
 
@@ -426,6 +434,7 @@ def launch_in_background(settings: StackSettings, tell: Tell) -> None:
     with open(os.open(progress, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as log:
         launcher = subprocess.Popen(
             [sys.executable, "-m", "local_stack", "launch"],
+            env={**os.environ, **settings.environment()},
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -476,7 +485,9 @@ def stop_running(settings: StackSettings) -> bool:
     with lock:
         if not lock.acquire():
             raise StackError(f"Somebody is just starting the stack of {settings.state}; try again in a moment.")
-        return record.clear_left_over() > 0 or was_running
+        left = record.clear_left_over()
+        EmbeddedObjectStore(settings.state / "store", settings.store_port).remove_sockets()
+        return left > 0 or was_running
 
 
 def _timestamp(text: str) -> float:

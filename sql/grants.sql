@@ -7,7 +7,7 @@ GRANT SELECT ON
 
 GRANT SELECT ON ALL TABLES IN SCHEMA nightlabel TO nightlabel_writer;
 GRANT INSERT, UPDATE ON
-    nightlabel.image, nightlabel.object, nightlabel.outcome, nightlabel.run, nightlabel.shard, nightlabel.model_alias
+    nightlabel.image, nightlabel.object, nightlabel.listing, nightlabel.outcome, nightlabel.run, nightlabel.shard, nightlabel.model_alias
     TO nightlabel_writer;
 GRANT INSERT ON nightlabel.manifest_chunk, nightlabel.model TO nightlabel_writer;
 GRANT EXECUTE ON FUNCTION nightlabel.add_outcome_partition(integer), nightlabel.drop_old_manifests(interval)

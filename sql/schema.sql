@@ -29,7 +29,7 @@ CREATE FUNCTION nightlabel.drop_old_manifests(older_than interval) RETURNS bigin
     WITH dropped AS (
         DELETE FROM nightlabel.manifest_chunk c
         USING nightlabel.run r
-        WHERE c.run_id = r.run_id AND r.finished_at < now() - older_than
+        WHERE c.run_id = r.run_id AND coalesce(r.finished_at, r.started_at) < now() - older_than
         RETURNING 1
     )
     SELECT count(*) FROM dropped
@@ -95,13 +95,14 @@ CREATE TABLE nightlabel.object (
     bucket text NOT NULL COLLATE pg_catalog."C",
     object_key text NOT NULL COLLATE pg_catalog."C",
     image_id uuid NOT NULL,
+    last_modified timestamp with time zone NOT NULL,
     changed_at timestamp with time zone NOT NULL,
     gone_at timestamp with time zone
 );
 
 COMMENT ON TABLE nightlabel.object IS 'What each key holds now; a row is written only when a listing shows a change.';
 
-COMMENT ON COLUMN nightlabel.object.changed_at IS 'Start of the listing that first showed this version.';
+COMMENT ON COLUMN nightlabel.object.changed_at IS 'Start of the listing that showed the change.';
 
 COMMENT ON COLUMN nightlabel.object.gone_at IS 'Start of the complete listing that no longer showed the key.';
 
@@ -204,7 +205,7 @@ CREATE VIEW nightlabel.latest_prediction AS
     i.object_key,
     i.etag,
     i.size_bytes,
-    i.last_modified,
+    o.last_modified,
     best.label,
     best.label_id,
     best.score,
@@ -249,6 +250,16 @@ COMMENT ON COLUMN nightlabel.latest_prediction.score IS 'Probability of the labe
 COMMENT ON COLUMN nightlabel.latest_prediction.top_labels IS 'Best labels, best first, beside top_scores.';
 
 COMMENT ON COLUMN nightlabel.latest_prediction.run_id IS 'The run that recorded it; see run_summary.';
+
+CREATE TABLE nightlabel.listing (
+    bucket text NOT NULL COLLATE pg_catalog."C",
+    prefix text NOT NULL COLLATE pg_catalog."C",
+    listed_at timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE nightlabel.listing IS 'The newest complete listing of each prefix; an older one that ends later changes nothing.';
+
+COMMENT ON COLUMN nightlabel.listing.listed_at IS 'When it began.';
 
 CREATE TABLE nightlabel.manifest_chunk (
     run_id uuid NOT NULL,
@@ -295,8 +306,12 @@ CREATE TABLE nightlabel.run (
     discovered bigint NOT NULL,
     already_done bigint NOT NULL,
     deferred bigint NOT NULL,
+    carried_labelled bigint DEFAULT 0 NOT NULL,
+    carried_dead bigint DEFAULT 0 NOT NULL,
     list_s real DEFAULT 0 NOT NULL,
     CONSTRAINT run_already_done_check CHECK ((already_done >= 0)),
+    CONSTRAINT run_carried_dead_check CHECK ((carried_dead >= 0)),
+    CONSTRAINT run_carried_labelled_check CHECK ((carried_labelled >= 0)),
     CONSTRAINT run_deferred_check CHECK ((deferred >= 0)),
     CONSTRAINT run_discovered_check CHECK ((discovered >= 0)),
     CONSTRAINT run_max_dead_ratio_check CHECK (((max_dead_ratio >= (0)::double precision) AND (max_dead_ratio <= (1)::double precision))),
@@ -307,6 +322,8 @@ CREATE TABLE nightlabel.run (
 COMMENT ON TABLE nightlabel.run IS 'One execution, however started; command line and REST runs have a dag_id of their own.';
 
 COMMENT ON COLUMN nightlabel.run.plan_number IS 'Grows when discovery is repeated; only shards of this plan count.';
+
+COMMENT ON COLUMN nightlabel.run.carried_labelled IS 'Labels that the run recorded under former plans; likewise carried_dead.';
 
 CREATE TABLE nightlabel.shard (
     run_id uuid NOT NULL,
@@ -357,13 +374,13 @@ CREATE VIEW nightlabel.run_summary AS
     r.discovered,
     r.already_done,
     r.deferred,
-    s.labelled,
+    (s.labelled + r.carried_labelled) AS labelled,
     s.copied,
-    s.dead,
+    (s.dead + r.carried_dead) AS dead,
     s.gone,
     s.done_elsewhere,
     ((((s.images - s.labelled) - s.dead) - s.gone) - s.done_elsewhere) AS unfinished,
-    ((((s.labelled + s.dead))::numeric / NULLIF(EXTRACT(epoch FROM (COALESCE(r.finished_at, clock_timestamp()) - r.started_at)), (0)::numeric)))::real AS images_per_second,
+    ((((((s.labelled + s.dead) + r.carried_labelled) + r.carried_dead))::numeric / NULLIF(EXTRACT(epoch FROM (COALESCE(r.finished_at, clock_timestamp()) - r.started_at)), (0)::numeric)))::real AS images_per_second,
     r.list_s,
     s.fetch_s,
     s.decode_s,
@@ -405,6 +422,9 @@ ALTER TABLE ONLY nightlabel.alembic_version
 
 ALTER TABLE ONLY nightlabel.image
     ADD CONSTRAINT image_pkey PRIMARY KEY (image_id);
+
+ALTER TABLE ONLY nightlabel.listing
+    ADD CONSTRAINT listing_pkey PRIMARY KEY (bucket, prefix);
 
 ALTER TABLE ONLY nightlabel.manifest_chunk
     ADD CONSTRAINT manifest_chunk_pkey PRIMARY KEY (run_id, plan_number, shard_number, chunk_number);
@@ -479,6 +499,8 @@ GRANT SELECT ON TABLE nightlabel.label_daily TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.latest_prediction TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.latest_prediction TO nightlabel_writer;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.listing TO nightlabel_writer;
 
 GRANT SELECT,INSERT ON TABLE nightlabel.manifest_chunk TO nightlabel_writer;
 

@@ -93,9 +93,10 @@ class Ledger:
     def register(self, name: str, version: str = "1", *aliases: str) -> ModelId:
         """Register one more model."""
         model = ModelId(name, version)
-        registry.register(self.sink.connection, manifest(model))
-        for alias in aliases:
-            registry.name_alias(self.sink.connection, alias, model, reason="a test")
+        with self.sink.asking() as connection:
+            registry.register(connection, manifest(model))
+            for alias in aliases:
+                registry.name_alias(connection, alias, model, reason="a test")
         return model
 
     def plan(self, *objects: ListedObject, **request: Any) -> Plan:

@@ -39,7 +39,7 @@ class Classifier:
         self._load_handle = load_handle
         self._on_load_failure = on_load_failure
         self._model_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._decode_threads = ThreadPoolExecutor(max_workers=settings.io_threads, thread_name_prefix="decode")
+        self._decode_threads = ThreadPoolExecutor(max_workers=settings.decode_threads, thread_name_prefix="decode")
         self._handle: ModelHandle | None = None
         self._has_failed = False
         self._loading: asyncio.Task[None] | None = None

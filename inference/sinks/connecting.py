@@ -94,13 +94,14 @@ def connect(settings: Settings, *, application: str = "nightlabel", autocommit: 
             "postgresql://user:password@host:port/database"
         ) from error
     where = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+    timeout_ms = round(settings.database_statement_timeout_s * 1000)
     with our_errors(where):
         return psycopg.connect(
             url,
             autocommit=autocommit,
             connect_timeout=max(2, round(settings.database_connect_timeout_s)),  # libpq rounds 1 up to 2
             application_name=application,
-            options=f"-c statement_timeout={round(settings.database_statement_timeout_s * 1000)} -c timezone=UTC",
+            options=f"{parts.get('options', '')} -c statement_timeout={timeout_ms} -c timezone=UTC",
             # A dead peer is noticed within a minute, also while waiting for an answer.
             keepalives=1,
             keepalives_idle=20,

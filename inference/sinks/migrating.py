@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import alembic.command
@@ -11,9 +12,10 @@ import alembic.op
 import psycopg
 import sqlalchemy
 
-from inference.errors import SchemaNewerError, SinkUnavailableError
+from inference.errors import SchemaOutdatedError, SinkUnavailableError
 from inference.settings import Settings
 from inference.sinks.connecting import Connection, connect, describe, our_errors
+from inference.sinks.postgres import check_revision
 from inference.sinks.statements import migrations, newest_revision, revision_of, sql_folder
 
 logger = logging.getLogger(__name__)
@@ -62,15 +64,14 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
             # A migration waits for its turn, but never makes readers and writers queue behind it for long.
             connection.execute("SET lock_timeout = '30s'")
             connection.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
+            before = _revision(connection)
+            if before is not None:
+                with suppress(SchemaOutdatedError):
+                    check_revision(before, [revision_of(path) for path in migrations()], where)
             _let_bare_names_be_found(connection)
             has_roles = _prepare_roles(connection)
-            connection.execute("CREATE SCHEMA IF NOT EXISTS nightlabel")
-            before = _revision(connection)
-            if before is not None and before not in {revision_of(path) for path in migrations()}:
-                raise SchemaNewerError(
-                    f"the schema of the database at {where} is at revision {before}, and this code knows revisions up "
-                    f"to {newest_revision()}; install the newer Nightlabel here"
-                )
+            if connection.execute("SELECT to_regnamespace('nightlabel')::text").fetchone() == (None,):
+                connection.execute("CREATE SCHEMA nightlabel")
             _run_alembic(connection)
             with connection.transaction():
                 for view in sorted((sql_folder() / "views").glob("*.sql")):
@@ -81,35 +82,26 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
 
 
 def _prepare_roles(connection: Connection) -> bool:
-    """Make the group roles if possible and act as the owner if we may; returns whether the roles exist."""
-    may_create, is_superuser, existing = connection.execute(
-        "SELECT rolsuper OR rolcreaterole, rolsuper, (SELECT count(*) FROM pg_roles WHERE rolname = ANY(%s)) "
-        "FROM pg_roles WHERE rolname = current_user",
+    """Make the group roles if we may, and act as the owner if we may; returns whether the roles exist."""
+    may_create, existing, version = connection.execute(
+        "SELECT rolsuper OR rolcreaterole, (SELECT count(*) FROM pg_roles WHERE rolname = ANY(%s)), "
+        "current_setting('server_version_num')::integer FROM pg_roles WHERE rolname = current_user",
         [list(ROLES)],
-    ).fetchone() or (False, False, 0)
-    if existing != len(ROLES) and may_create:
-        connection.execute((sql_folder() / "roles.sql").read_bytes())
-        existing = len(ROLES)
-    if existing != len(ROLES):
+    ).fetchone() or (False, 0, 0)
+    if existing != len(ROLES) and not may_create:
         logger.warning(
             "The roles %s are missing and this user may not create them: everything will belong to this user; "
             "have an administrator run sql/roles.sql for least privilege",
             ", ".join(ROLES),
         )
         return False
-    if is_superuser:
-        for grant in (
-            "GRANT CONNECT, TEMPORARY, CREATE ON DATABASE %I TO nightlabel_owner",
-            "GRANT CONNECT, TEMPORARY ON DATABASE %I TO nightlabel_writer",
-            "GRANT CONNECT ON DATABASE %I TO nightlabel_reader",
-        ):
-            _execute_for_database(connection, grant)
-        connection.execute("CREATE SCHEMA IF NOT EXISTS nightlabel AUTHORIZATION nightlabel_owner")
-    is_member, owner = connection.execute(
-        "SELECT pg_has_role(current_user, 'nightlabel_owner', 'MEMBER'), "
-        "(SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'nightlabel')"
+    connection.execute((sql_folder() / "roles.sql").read_bytes())
+    may_act, owner = connection.execute(
+        "SELECT pg_has_role(current_user, 'nightlabel_owner', %s), "
+        "(SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'nightlabel')",
+        ["SET" if version >= 160000 else "MEMBER"],  # being a member does not yet mean that one may act as it
     ).fetchone() or (False, None)
-    if is_member and owner in {None, "nightlabel_owner"}:
+    if may_act and owner in {None, "nightlabel_owner"}:
         connection.execute("SET ROLE nightlabel_owner")
     return True
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -26,11 +25,11 @@ from inference.errors import (
     SinkUnavailableError,
     StaleAttemptError,
 )
-from inference.planning import check_request, choose_device, images_to_plan, parse_model, shard_size
+from inference.planning import check_request, choose_device, images_to_plan, is_storable, parse_model, shard_size
 from inference.ports import Listing
 from inference.settings import Settings
 from inference.sinks.connecting import Connection, connect, describe, our_errors, translated
-from inference.sinks.statements import migrations, newest_revision, revision_of, statement
+from inference.sinks.statements import migrations, revision_of, statement
 from inference.types import (
     ImageRef,
     ManifestChunk,
@@ -54,7 +53,10 @@ RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """How long a statement that may be sent again waits for the database to come back: about 16 s in all."""
 
 SEND_AGAIN = (psycopg.OperationalError, psycopg.InterfaceError)
-"""Lost connections, deadlocks, serialization failures, a restarting server."""
+"""Lost connections, deadlocks, serialization failures, a restarting server; not what ran into a time-out."""
+
+GIVE_UP_S = 2.0
+"""How long to wait for the database to hear that nobody waits for its answer any more."""
 
 
 class PostgresSink:
@@ -71,6 +73,7 @@ class PostgresSink:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.RLock()
+        self._is_given_up = threading.Event()
         self._connection = connect(settings)
         try:
             self._check_schema()
@@ -91,10 +94,17 @@ class PostgresSink:
         with self._lock:
             self._connection.close()
 
-    @property
-    def connection(self) -> Connection:
-        """The connection, for the registry of models; autocommit is on."""
-        return self._connection
+    def give_up(self) -> None:
+        """Stop waiting for the database, in whatever thread: the question is cancelled, nothing is sent again."""
+        self._is_given_up.set()
+        with suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=GIVE_UP_S)
+
+    @contextmanager
+    def asking(self) -> Iterator[Connection]:
+        """Lend the connection, for the registry of models; autocommit is on, and errors come out as ours."""
+        with self._lock, our_errors(describe_or(self._connection)):
+            yield self._connection
 
     # Planning
 
@@ -123,18 +133,28 @@ class PostgresSink:
 
     def _plan(self, request: RunRequest, listing: Listing, model_key: int, model: ModelId) -> Plan:
         cursor = self._connection.cursor()
+        # The copy of the listing lasts as long as the store takes to list.
+        cursor.execute("SET LOCAL statement_timeout = 0")
         listed_at = _one(cursor.execute("SELECT clock_timestamp()"))[0]
         cursor.execute(statement("create_listing"))
         self._copy_listing(cursor, listing)
+        # From here on one discovery of a bucket at a time: they note the same objects, and plan the same images.
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('nightlabel.bucket ' || %s, 0))", [request.bucket]
+        )
         cursor.execute(statement("drop_repeated_keys"))
         cursor.execute("ANALYZE listed")
         what = {"bucket": request.bucket, "prefix": request.prefix, "listed_at": listed_at, "model_id": model_key}
-        for step in ("note_images", "note_objects", "note_vanished"):
-            cursor.execute(statement(step), what)
+        cursor.execute(statement("note_images"), what)
+        if cursor.execute(statement("note_listing"), what).fetchone() is not None:
+            cursor.execute(statement("note_objects"), what)
+            cursor.execute(statement("note_vanished"), what)
 
         run_id, plan_number = self._begin_run(cursor, request, model_key, listed_at)
         cursor.execute(statement("find_pending"), {**what, "settled_by": self._settled_by(request, model_key)})
         cursor.execute("ANALYZE pending")
+        carried = {"run_id": run_id, "model_id": model_key}
+        carried_labelled, carried_dead = _one(cursor.execute(statement("count_carried"), carried))
         [discovered] = _one(cursor.execute("SELECT count(*) FROM listed"))
         [pending] = _one(cursor.execute("SELECT count(*) FROM pending"))
         planned = images_to_plan(pending, max_images=request.max_images)
@@ -152,11 +172,14 @@ class PostgresSink:
         }
         shards = tuple(cast("int", number) for [number] in cursor.execute(statement("store_shards"), slices).fetchall())
         cursor.execute(statement("store_manifest"), slices)
+        already_done = discovered - pending - carried_labelled - carried_dead
         counts = {
             "run_id": run_id,
             "discovered": discovered,
-            "already_done": discovered - pending,
+            "already_done": already_done,
             "deferred": pending - planned,
+            "carried_labelled": carried_labelled,
+            "carried_dead": carried_dead,
             "list_s": listing.list_s,
         }
         cursor.execute(statement("count_run"), counts)
@@ -166,7 +189,7 @@ class PostgresSink:
             model=model,
             device=device,
             discovered=discovered,
-            already_done=discovered - pending,
+            already_done=already_done,
             deferred=pending - planned,
             to_classify=planned,
             to_classify_bytes=planned_bytes,
@@ -180,7 +203,7 @@ class PostgresSink:
             copy.set_types(["uuid", "text", "text", "int8", "timestamptz"])
             for page in listing:
                 for found in page:
-                    if not _is_storable(found.key):
+                    if not is_storable(found.key):
                         logger.warning("Left out the key %r: Postgres cannot store it as text", found.key)
                         continue
                     identity = image_id(found.bucket, found.key, found.etag)
@@ -192,7 +215,7 @@ class PostgresSink:
         known = None
         if request.airflow_run_id is not None:
             known = cursor.execute(
-                "SELECT run_id FROM nightlabel.run WHERE dag_id = %s AND airflow_run_id = %s FOR UPDATE",
+                "SELECT run_id FROM nightlabel.run WHERE dag_id = %s AND airflow_run_id = %s",
                 [request.dag_id, request.airflow_run_id],
             ).fetchone()
         if known is not None:
@@ -272,6 +295,11 @@ class PostgresSink:
                     statement("recount_shard"),
                     {"run_id": run_id, "plan_number": plan_number, "shard_number": shard_number, "model_id": model_key},
                 ).fetchall()
+                if not settled:
+                    raise RunUnknownError(
+                        f"the manifest of run {run_id} was dropped some days after it ended; "
+                        "start a new run, or clear discover to plan this one anew"
+                    )
             return Shard(
                 run_id=run_id,
                 plan_number=plan_number,
@@ -439,17 +467,7 @@ class PostgresSink:
             raise SchemaMissingError(
                 f"the database at {where} has no Nightlabel tables; run `python -m inference migrate`"
             )
-        found, known = str(row[0]), [revision_of(path) for path in migrations()]
-        if found not in known:
-            raise SchemaNewerError(
-                f"the schema of the database at {where} is at revision {found}, and this code knows revisions up to "
-                f"{known[-1]}; install the newer Nightlabel here"
-            )
-        if found != newest_revision():
-            raise SchemaOutdatedError(
-                f"the schema of the database at {where} is at revision {found}, and this code needs {known[-1]}; "
-                "run `python -m inference migrate`"
-            )
+        check_revision(str(row[0]), [revision_of(path) for path in migrations()], where)
 
     def _find_model(self, model: str) -> tuple[int, ModelId]:
         wanted = parse_model(model)
@@ -492,8 +510,10 @@ class PostgresSink:
                     if self._connection.closed:
                         self._connection = connect(self._settings)
                     return work()
+                except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
+                    raise translated(error, describe_or(self._connection)) from error
                 except (*SEND_AGAIN, SinkUnavailableError) as error:
-                    if pause_s is None:
+                    if pause_s is None or self._is_given_up.is_set():
                         if isinstance(error, SinkUnavailableError):
                             raise
                         raise translated(error, describe_or(self._connection)) from error
@@ -501,10 +521,29 @@ class PostgresSink:
                     with suppress(psycopg.Error):
                         if not isinstance(error, psycopg.errors.DeadlockDetected):
                             self._connection.close()
-                    time.sleep(pause_s)
+                    self._is_given_up.wait(pause_s)
                 except psycopg.Error as error:
                     raise translated(error, describe_or(self._connection)) from error
             raise AssertionError  # the loop returns or raises
+
+
+def check_revision(found: str, known: Sequence[str], where: str) -> None:
+    """Compare a database's revision with those that this code knows, oldest first.
+
+    Raises:
+        SchemaNewerError: it is not among them.
+        SchemaOutdatedError: it is not the last of them.
+    """
+    if found not in known:
+        raise SchemaNewerError(
+            f"the schema of the database at {where} is at revision {found}, and this code knows revisions up to "
+            f"{known[-1]}; install the newer Nightlabel here"
+        )
+    if found != known[-1]:
+        raise SchemaOutdatedError(
+            f"the schema of the database at {where} is at revision {found}, and this code needs {known[-1]}; "
+            "run `python -m inference migrate`"
+        )
 
 
 def describe_or(connection: Connection) -> str:
@@ -513,16 +552,6 @@ def describe_or(connection: Connection) -> str:
         return describe(connection)
     except psycopg.Error:
         return "its address"
-
-
-def _is_storable(key: str) -> bool:
-    if "\x00" in key:
-        return False
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _one(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:

@@ -16,17 +16,27 @@ COMMENT ON COLUMN nightlabel.image.image_id IS 'First 16 bytes of SHA-256 over b
 COMMENT ON COLUMN nightlabel.image.content_sha256 IS 'SHA-256 of the bytes, once they were read.';
 
 CREATE TABLE nightlabel.object (
-    bucket      text        NOT NULL COLLATE "C",
-    object_key  text        NOT NULL COLLATE "C",
-    image_id    uuid        NOT NULL,
-    changed_at  timestamptz NOT NULL,
-    gone_at     timestamptz,
+    bucket         text        NOT NULL COLLATE "C",
+    object_key     text        NOT NULL COLLATE "C",
+    image_id       uuid        NOT NULL,
+    last_modified  timestamptz NOT NULL,
+    changed_at     timestamptz NOT NULL,
+    gone_at        timestamptz,
     PRIMARY KEY (bucket, object_key)
 );
 CREATE INDEX object_image_id ON nightlabel.object (image_id);
 COMMENT ON TABLE  nightlabel.object IS 'What each key holds now; a row is written only when a listing shows a change.';
-COMMENT ON COLUMN nightlabel.object.changed_at IS 'Start of the listing that first showed this version.';
+COMMENT ON COLUMN nightlabel.object.changed_at IS 'Start of the listing that showed the change.';
 COMMENT ON COLUMN nightlabel.object.gone_at IS 'Start of the complete listing that no longer showed the key.';
+
+CREATE TABLE nightlabel.listing (
+    bucket     text        NOT NULL COLLATE "C",
+    prefix     text        NOT NULL COLLATE "C",
+    listed_at  timestamptz NOT NULL,
+    PRIMARY KEY (bucket, prefix)
+);
+COMMENT ON TABLE  nightlabel.listing IS 'The newest complete listing of each prefix; an older one that ends later changes nothing.';
+COMMENT ON COLUMN nightlabel.listing.listed_at IS 'When it began.';
 
 CREATE TABLE nightlabel.model (
     model_id       integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -106,12 +116,15 @@ CREATE TABLE nightlabel.run (
     discovered            bigint      NOT NULL CHECK (discovered >= 0),
     already_done          bigint      NOT NULL CHECK (already_done >= 0),
     deferred              bigint      NOT NULL CHECK (deferred >= 0),
+    carried_labelled      bigint      NOT NULL DEFAULT 0 CHECK (carried_labelled >= 0),
+    carried_dead          bigint      NOT NULL DEFAULT 0 CHECK (carried_dead >= 0),
     list_s                real        NOT NULL DEFAULT 0,
     UNIQUE (dag_id, airflow_run_id)
 );
 CREATE INDEX run_started_at ON nightlabel.run (started_at);
 COMMENT ON TABLE  nightlabel.run IS 'One execution, however started; command line and REST runs have a dag_id of their own.';
 COMMENT ON COLUMN nightlabel.run.plan_number IS 'Grows when discovery is repeated; only shards of this plan count.';
+COMMENT ON COLUMN nightlabel.run.carried_labelled IS 'Labels that the run recorded under former plans; likewise carried_dead.';
 
 CREATE TABLE nightlabel.shard (
     run_id          uuid        NOT NULL REFERENCES nightlabel.run,
@@ -187,7 +200,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = nightlabel, pg_temp AS $$
     WITH dropped AS (
         DELETE FROM nightlabel.manifest_chunk c
         USING nightlabel.run r
-        WHERE c.run_id = r.run_id AND r.finished_at < now() - older_than
+        WHERE c.run_id = r.run_id AND coalesce(r.finished_at, r.started_at) < now() - older_than
         RETURNING 1
     )
     SELECT count(*) FROM dropped

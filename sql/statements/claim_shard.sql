@@ -6,6 +6,7 @@ WITH claimed AS (
     FROM nightlabel.run AS r
     WHERE r.run_id = %(run_id)s
         AND s.run_id = r.run_id AND s.plan_number = r.plan_number AND s.shard_number = %(shard_number)s
+        AND s.state <> 'superseded'
     RETURNING s.plan_number, s.attempt, s.device, s.images, r.model_id
 ),
 running AS (

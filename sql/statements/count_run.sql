@@ -1,4 +1,5 @@
 -- Store what discovery counted.
 UPDATE nightlabel.run
-SET discovered = %(discovered)s, already_done = %(already_done)s, deferred = %(deferred)s, list_s = %(list_s)s
+SET discovered = %(discovered)s, already_done = %(already_done)s, deferred = %(deferred)s,
+    carried_labelled = %(carried_labelled)s, carried_dead = %(carried_dead)s, list_s = %(list_s)s
 WHERE run_id = %(run_id)s;

@@ -3,8 +3,8 @@
 WITH judged AS (
     SELECT
         coalesce(sum(s.images - s.labelled - s.dead - s.gone - s.done_elsewhere), 0) AS unfinished,
-        coalesce(sum(s.dead), 0) AS dead,
-        coalesce(sum(s.labelled + s.dead), 0) AS classified,
+        coalesce(sum(s.dead), 0) + r.carried_dead AS dead,
+        coalesce(sum(s.labelled + s.dead), 0) + r.carried_labelled + r.carried_dead AS classified,
         coalesce(bool_or(
             s.labelled + s.dead >= greatest(r.min_images_for_ratio, 1)
             AND s.dead > r.max_dead_ratio * (s.labelled + s.dead)
@@ -12,6 +12,7 @@ WITH judged AS (
     FROM nightlabel.run AS r
     LEFT JOIN nightlabel.shard AS s ON s.run_id = r.run_id AND s.plan_number = r.plan_number
     WHERE r.run_id = %(run_id)s
+    GROUP BY r.run_id
 ),
 sentence AS (
     SELECT

@@ -1,10 +1,13 @@
--- Note what each key holds now, where it is not what was noted last.
--- A listing that began before the noted change knows less than what is noted, and changes nothing.
-INSERT INTO nightlabel.object AS o (bucket, object_key, image_id, changed_at)
-SELECT %(bucket)s, object_key, image_id, %(listed_at)s
-FROM listed
-ORDER BY object_key
+-- Note what each key holds now, where it is not what was noted last; nothing is written, or locked, for the others.
+INSERT INTO nightlabel.object (bucket, object_key, image_id, last_modified, changed_at)
+SELECT %(bucket)s, l.object_key, l.image_id, l.last_modified, %(listed_at)s
+FROM listed AS l
+LEFT JOIN nightlabel.object AS o ON o.bucket = %(bucket)s AND o.object_key = l.object_key
+WHERE o.object_key IS NULL
+    OR o.image_id <> l.image_id
+    OR o.last_modified <> l.last_modified
+    OR o.gone_at IS NOT NULL
+ORDER BY l.object_key
 ON CONFLICT (bucket, object_key) DO UPDATE
-SET image_id = excluded.image_id, changed_at = excluded.changed_at, gone_at = NULL
-WHERE (o.image_id <> excluded.image_id OR o.gone_at IS NOT NULL)
-    AND greatest(o.changed_at, o.gone_at) <= excluded.changed_at;
+SET image_id = excluded.image_id, last_modified = excluded.last_modified, changed_at = excluded.changed_at,
+    gone_at = NULL;

@@ -19,7 +19,9 @@ counted AS (
     UPDATE nightlabel.shard AS s
     SET labelled = total.labelled, copied = 0, dead = total.dead, gone = 0, done_elsewhere = total.done_elsewhere
     FROM (
-        SELECT sum(labelled) AS labelled, sum(dead) AS dead, sum(done_elsewhere) AS done_elsewhere FROM per_chunk
+        SELECT coalesce(sum(labelled), 0) AS labelled, coalesce(sum(dead), 0) AS dead,
+            coalesce(sum(done_elsewhere), 0) AS done_elsewhere
+        FROM per_chunk
     ) AS total
     WHERE s.run_id = %(run_id)s AND s.plan_number = %(plan_number)s AND s.shard_number = %(shard_number)s
 )

@@ -8,7 +8,7 @@ SELECT
     i.object_key::text AS object_key,
     i.etag,
     i.size_bytes,
-    i.last_modified,
+    o.last_modified,
     best.label,
     best.label_id,
     best.score,

@@ -1,7 +1,8 @@
 -- run_summary: the books of every run.
 -- Grain:   one row per run.
 -- Rule:    discovered = already_done + deferred + labelled + dead + gone + done_elsewhere + unfinished.
---          Counts of the run's newest plan; stage seconds are added over threads and shards.
+--          Counts of the run's newest plan, with what the run itself recorded under former ones; stage seconds of
+--          the newest plan, added over threads and shards.
 -- Readers: operators, analysts, the results gallery.
 CREATE OR REPLACE VIEW nightlabel.run_summary AS
 SELECT
@@ -16,13 +17,13 @@ SELECT
     r.discovered,
     r.already_done,
     r.deferred,
-    s.labelled,
+    (s.labelled + r.carried_labelled) AS labelled,
     s.copied,
-    s.dead,
+    (s.dead + r.carried_dead) AS dead,
     s.gone,
     s.done_elsewhere,
     s.images - s.labelled - s.dead - s.gone - s.done_elsewhere AS unfinished,
-    ((s.labelled + s.dead)
+    ((s.labelled + s.dead + r.carried_labelled + r.carried_dead)
         / nullif(extract(epoch FROM coalesce(r.finished_at, clock_timestamp()) - r.started_at), 0))::real
         AS images_per_second,
     r.list_s,

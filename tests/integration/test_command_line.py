@@ -14,7 +14,9 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from inference import wiring
 from inference.models.store import ModelStore
+from inference.settings import read_settings
 from local_stack.processes import free_ports
 from local_stack.samples import PHOTOS, photo_bytes, truncated_jpeg
 from tests.conftest import Bucket
@@ -69,8 +71,8 @@ def unmigrated(database: str, bucket: Bucket, default_model_store: ModelStore) -
 
 
 @pytest.fixture
-def cli(unmigrated: CommandLine) -> CommandLine:
-    unmigrated("migrate")
+def cli(unmigrated: CommandLine, default_model_store: ModelStore) -> CommandLine:
+    wiring.migrate(read_settings(database_url=unmigrated.url, model_store=default_model_store.root))
     return unmigrated
 
 
@@ -78,7 +80,11 @@ def photo(name: str) -> bytes:
     return photo_bytes(next(photo for photo in PHOTOS if photo.key.startswith(name)))
 
 
-def test_migrate_and_classify_are_all_that_one_needs(cli: CommandLine, bucket: Bucket):
+def test_migrate_and_classify_are_all_that_one_needs(unmigrated: CommandLine, bucket: Bucket):
+    cli = unmigrated
+    assert cli("migrate").stdout == (
+        "the results database was empty and is at revision 0001; production is efficientnet-lite0@1\n"
+    )
     for sample in PHOTOS:
         bucket.put(f"in/{sample.key}", photo_bytes(sample))
     bucket.put("in/cut.jpg", truncated_jpeg())
@@ -171,7 +177,7 @@ def test_tensorflow_is_not_loaded_to_classify_on_a_cpu(cli: CommandLine, bucket:
         ((), {"NIGHTLABEL_DATABASE_URL": None}, 2, "bad_setting", "NIGHTLABEL_DATABASE_URL is not set"),
         ((), {"NIGHTLABEL_DATABASE_URL": "postgresql://127.0.0.1:{closed}/x"}, 1, "database_unavailable", "{closed}"),
         ((), {"NIGHTLABEL_DATABASE_URL": "mysql://x/y"}, 2, "bad_setting", "NIGHTLABEL_DATABASE_URL"),
-        ((), {"NIGHTLABEL_IO_THREADS": "none"}, 2, "bad_setting", "NIGHTLABEL_IO_THREADS is 'none'"),
+        ((), {"NIGHTLABEL_FETCH_THREADS": "none"}, 2, "bad_setting", "NIGHTLABEL_FETCH_THREADS is 'none'"),
         ((), {"NIGHTLABEL_MODEL_STORE": "/nonexistent"}, 1, "model_unknown", "/nonexistent"),
         (("--model", "nope"), {}, 1, "model_unknown", "registered are: efficientnet-lite0@1, production"),
         (("--model", "@1"), {}, 2, "bad_setting", "NAME@VERSION"),

@@ -127,20 +127,23 @@ def test_a_server_that_dies_at_the_start_is_named_with_the_end_of_its_log(server
     assert "The data directory was initialized by PostgreSQL version 9" in str(caught.value)
 
 
-def test_a_killed_parent_takes_its_servers_along(server_folder: Path, port: int):
+@pytest.mark.parametrize("server", ["postgres.EmbeddedPostgres", "object_store.EmbeddedObjectStore"])
+def test_a_killed_parent_takes_its_servers_along(server_folder: Path, port: int, server: str):
+    module, name = server.split(".")
     script = (
-        "import sys, time; from pathlib import Path; from local_stack.postgres import EmbeddedPostgres\n"
-        "server = EmbeddedPostgres(Path(sys.argv[1]), int(sys.argv[2]), is_durable=False); server.start()\n"
+        f"import sys, time; from pathlib import Path; from local_stack.{module} import {name}\n"
+        f"server = {name}(Path(sys.argv[1]), int(sys.argv[2])); server.start()\n"
         "print(server.server.pid, flush=True); time.sleep(600)"
     )
-    command = [sys.executable, "-c", script, str(server_folder / "postgres"), str(port)]
+    command = [sys.executable, "-c", script, str(server_folder / "data"), str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as parent:
         assert parent.stdout
         leader = ProcessIdentity.of(int(parent.stdout.readline()))
         assert leader
-        assert len(families([leader])) > 1
+        assert families([leader])
         parent.send_signal(signal.SIGKILL)
     assert wait_until(lambda: not families([leader]), 10)
+    EmbeddedObjectStore(server_folder / "data", port).remove_sockets()
 
 
 @pytest.fixture(scope="module")

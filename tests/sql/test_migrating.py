@@ -18,7 +18,7 @@ from inference.errors import (
 from inference.settings import Settings, read_settings
 from inference.sinks.connecting import plain_url
 from inference.sinks.migrating import migrate
-from inference.sinks.postgres import PostgresSink
+from inference.sinks.postgres import PostgresSink, check_revision
 from inference.sinks.statements import newest_revision
 from local_stack.postgres import EmbeddedPostgres
 from local_stack.processes import free_ports
@@ -40,7 +40,7 @@ def login(ledger: Ledger):
     made = []
 
     def make(group: str | None) -> Settings:
-        user = f"u{len(made)}_{ledger.sink.connection.info.dbname}"
+        user = f"u{len(made)}_{psycopg.conninfo.conninfo_to_dict(ledger.url)['dbname']}"
         ledger.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}' {f'IN ROLE {group}' if group else ''}")
         made.append(user)
         return read_settings(database_url=as_user(ledger.url, user))
@@ -100,10 +100,12 @@ def test_a_schema_that_is_newer_or_older_than_the_code_is_refused(ledger: Ledger
         PostgresSink(ledger.settings)
 
 
-def test_a_schema_that_is_older_than_the_code_is_refused(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("inference.sinks.postgres.newest_revision", lambda: "0002")
-    with pytest.raises(SchemaOutdatedError, match=r"run `python -m inference migrate`"):
-        PostgresSink(ledger.settings)
+def test_a_schema_that_is_older_than_the_code_is_refused():
+    check_revision("0002", ["0001", "0002"], "here")
+    with pytest.raises(
+        SchemaOutdatedError, match=r"at revision 0001, .* needs 0002; run `python -m inference migrate`"
+    ):
+        check_revision("0001", ["0001", "0002"], "here")
 
 
 def test_both_forms_of_the_address_and_a_wrong_one(ledger: Ledger):

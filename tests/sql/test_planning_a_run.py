@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 
 from inference.errors import ModelUnknownError, SettingsError, StoreUnavailableError
+from inference.settings import read_settings
+from inference.sinks.postgres import PostgresSink
 from inference.types import ListedObject, RunRequest, image_id
 from tests.ledger import BUCKET, Ledger, Pages, dead_letter, listed
 
@@ -257,3 +261,93 @@ def test_a_retry_that_succeeds_closes_the_dead_letter(ledger: Ledger):
     ledger.execute("UPDATE nightlabel.outcome SET retry_after = now() - interval '1 hour'")
     ledger.work(ledger.plan(listed("a")))
     assert (ledger.latest(), ledger.open_dead_letters()) == ({"a": "cat"}, {})
+
+
+def test_a_listing_may_last_longer_than_a_statement(ledger: Ledger):
+    def slow() -> Iterator[Sequence[ListedObject]]:
+        yield [listed("a")]
+        time.sleep(1.3)
+        yield [listed("b")]
+
+    impatient = read_settings(database_url=ledger.url, database_statement_timeout_s=1)
+    with PostgresSink(impatient) as sink:
+        assert sink.plan_run(RunRequest(bucket=BUCKET), Pages(slow())).discovered == 2
+
+
+def test_an_older_listing_that_ends_later_hides_nothing_that_the_newer_one_saw(ledger: Ledger):
+    ledger.work(ledger.plan(listed("a")))
+
+    def older() -> Iterator[Sequence[ListedObject]]:
+        with PostgresSink(ledger.settings) as other:
+            other.plan_run(RunRequest(bucket=BUCKET), Pages([[listed("a"), listed("b", "new")]]))
+        yield [listed("b", "old")]
+
+    ledger.sink.plan_run(RunRequest(bucket=BUCKET), Pages(older()))
+    shown = {
+        row["object_key"]: row["etag"]
+        for row in ledger.rows(
+            "SELECT o.object_key, i.etag FROM nightlabel.object o JOIN nightlabel.image i USING (image_id) "
+            "WHERE o.gone_at IS NULL"
+        )
+    }
+    assert shown == {"a": "e1", "b": "new"}
+
+
+def test_discoveries_of_one_bucket_at_once_all_end_with_the_same_objects(ledger: Ledger):
+    failures: list[Exception] = []
+
+    def discover(number: int) -> None:
+        mine = [listed(f"{key:03}", f"e{number % 2}") for key in range(200) if key % 5 != number]
+        try:
+            with PostgresSink(ledger.settings) as sink:
+                sink.plan_run(RunRequest(bucket=BUCKET), Pages([mine]))
+        except Exception as error:  # noqa: BLE001  # the assertion below shows it
+            failures.append(error)
+
+    threads = [threading.Thread(target=discover, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert ledger.rows("SELECT count(*) AS runs FROM nightlabel.run") == [{"runs": 6}]
+
+
+def test_a_discovery_that_is_cleared_keeps_what_the_run_recorded_before(ledger: Ledger):
+    limits = {"dag_id": "classify_images", "airflow_run_id": "night", "max_dead_ratio": 0.2, "min_images_for_ratio": 1}
+    objects = [listed(key) for key in "abc"]
+    first = ledger.plan(*objects, **limits)
+    ledger.work(first, {"a": dead_letter})
+    assert ledger.summary(first.run_id)["state"] == "failed"
+
+    again = ledger.plan(*objects, listed("d"), **limits)
+    assert (again.already_done, again.to_classify) == (0, 1)
+    ledger.work(again)
+    summary = ledger.summary(first.run_id)
+    assert (summary["labelled"], summary["dead"], summary["already_done"]) == (3, 1, 0)
+    assert summary["state"] == "failed", "clearing a task is no way around the ratio"
+
+
+def test_unchanged_objects_are_not_written_again_and_a_new_upload_of_the_same_bytes_shows_its_time(ledger: Ledger):
+    ledger.work(ledger.plan(listed("a"), listed("b")))
+    before = ledger.rows("SELECT xmin::text, * FROM nightlabel.object ORDER BY object_key")
+    ledger.plan(listed("a"), listed("b", minute=5))
+    after = ledger.rows("SELECT xmin::text, * FROM nightlabel.object ORDER BY object_key")
+    assert after[0] == before[0]
+    [b] = ledger.rows("SELECT last_modified FROM nightlabel.latest_prediction WHERE object_key = 'b'")
+    assert b["last_modified"] == listed("b", minute=5).last_modified
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        {"prefix": "\udcff"},
+        {"model": "a\x00"},
+        {"min_images_for_ratio": 2**31},
+        {"shard_size": 0},
+        {"max_dead_ratio": 2},
+    ],
+)
+def test_a_request_that_cannot_mean_anything_is_refused(ledger: Ledger, impossible):
+    with pytest.raises(SettingsError):
+        ledger.plan(**impossible)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
 
 import psycopg
 import pytest
 
-from inference.errors import RunUnknownError, StaleAttemptError
+from inference.errors import RunUnknownError, SinkUnavailableError, StaleAttemptError
 from inference.sinks.postgres import PostgresSink
 from inference.types import StageSeconds
 from tests.ledger import Ledger, dead_letter, listed, prediction
@@ -221,9 +223,35 @@ def test_a_manifest_is_dropped_some_days_after_its_run(ledger: Ledger):
     ledger.work(fresh)
     assert {row["run_id"] for row in ledger.rows("SELECT run_id FROM nightlabel.manifest_chunk")} == {fresh.run_id}
     assert ledger.summary(old.run_id)["labelled"] == 1
+    with pytest.raises(RunUnknownError, match="was dropped some days after it ended"):
+        ledger.sink.claim_shard(old.run_id, 0)
 
 
 def test_a_sink_can_be_opened_twice_and_closed_twice(ledger: Ledger):
     with PostgresSink(ledger.settings) as other:
         assert other.resolve_model("production").name == "tiny"
         other.close()
+
+
+def test_giving_up_ends_a_wait_for_the_database_at_once(ledger: Ledger):
+    plan = ledger.plan(listed("a"))
+    shard = ledger.sink.claim_shard(plan.run_id, 0)
+    [ref] = ledger.refs(shard)
+    ended: list[Exception] = []
+
+    def write() -> None:
+        try:
+            ledger.record(shard, 1, [prediction(ref)])
+        except Exception as error:  # noqa: BLE001  # the assertion below shows it
+            ended.append(error)
+
+    with psycopg.connect(ledger.url) as other:
+        other.execute("LOCK TABLE nightlabel.outcome")
+        writer = threading.Thread(target=write)
+        writer.start()
+        time.sleep(0.3)
+        ledger.sink.give_up()
+        writer.join(5)
+        assert not writer.is_alive()
+    assert [type(error) for error in ended] == [SinkUnavailableError]
+    assert ledger.sink.finish_run(plan.run_id).state == "failed", "the books can still be closed"

@@ -41,7 +41,8 @@ def runner(ledger: Ledger, store: FakeStore, **changes: Any) -> ShardRunner:
         "sink": ledger.sink,
         "clock": SystemClock(),
         "batch_size": 4,
-        "io_threads": 3,
+        "fetch_threads": 3,
+        "decode_threads": 2,
         "window": 8,
         "max_object_bytes": 100_000,
         "max_pixels": 10_000,
@@ -125,6 +126,42 @@ def test_a_store_that_goes_away_condemns_no_image_and_the_next_attempt_does_the_
     stats = run(ledger, planned, store)
     assert (stats.labelled, stats.unfinished) == (30, 0)
     assert len(store.fetched) == 30 - half["labelled"], "what was recorded is not fetched again"
+
+
+class PickyStore(FakeStore):
+    """Fails on some keys, each time."""
+
+    picky: frozenset[str] = frozenset()
+
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+        if ref.key in self.picky:
+            raise StoreUnavailableError("the store answered 500")
+        return super().fetch(ref, max_bytes=max_bytes)
+
+
+def test_a_key_that_the_store_fails_on_each_time_costs_only_itself(ledger: Ledger):
+    store = PickyStore({f"{number:02}": png(RED, str(number)) for number in range(20)})
+    store.picky = frozenset({"00", "07", "19"})
+    stats = run(ledger, plan(ledger, store), store)
+    assert (stats.labelled, stats.dead, stats.unfinished) == (17, 3, 0)
+    assert ledger.open_dead_letters() == dict.fromkeys(("00", "07", "19"), "fetch_failed")
+    assert {row["permanent"] for row in ledger.rows("SELECT * FROM dead_letter_open")} == {False}
+
+
+def test_a_store_that_answers_nobody_at_the_end_is_not_the_fault_of_the_last_keys(ledger: Ledger):
+    store = FailingStore({f"{number:02}": png(RED, str(number)) for number in range(20)})
+    store.left = 16
+    planned = plan(ledger, store)
+
+    class Down(FakeHandle):
+        def predict(self, pixels: PixelBatch) -> Scores:
+            if store.left < 0:
+                store.trouble = StoreUnavailableError("the store went away")
+            return super().predict(pixels)
+
+    with pytest.raises(StoreUnavailableError):
+        run(ledger, planned, store, handle=Down())
+    assert ledger.open_dead_letters() == {}
 
 
 class BrokenHandle(FakeHandle):

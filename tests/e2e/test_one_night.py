@@ -1,0 +1,194 @@
+"""Whole nights through the real scheduler, triggered over REST, on a real store and database; read as a reader."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from local_stack.processes import StackError
+from local_stack.samples import PHOTOS, photo_bytes, truncated_jpeg
+from tests.e2e.conftest import RunningStack
+from tests.e2e.loaded import heavy_packages_loaded
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat", "lynx"}
+DAG = "/api/v2/dags/classify_images"
+XCOM_LIMIT_BYTES = 48 * 1024
+
+
+class Night:
+    """A Dag run, from its trigger to its end."""
+
+    def __init__(self, stack: RunningStack, **conf: Any) -> None:
+        self.stack, self.api = stack, stack.api
+        started = time.monotonic()
+        self.run_id = self.api.post(f"{DAG}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
+        self.path = f"{DAG}/dagRuns/{quote(self.run_id, safe='')}"
+        while (run := self.api.get(self.path))["state"] in {"queued", "running"}:
+            assert time.monotonic() - started < 90, run
+            time.sleep(0.3)
+        self.state, self.seconds = run["state"], time.monotonic() - started
+
+    def tasks(self) -> list[dict[str, Any]]:
+        return self.api.get(f"{self.path}/taskInstances?limit=500")["task_instances"]
+
+    def states(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for task in self.tasks():
+            found.setdefault(task["task_id"], set()).add(task["state"])
+        return found
+
+    def log(self, task_id: str) -> str:
+        [task] = [task for task in self.tasks() if task["task_id"] == task_id]
+        return json.dumps(
+            self.api.get(f"{self.path}/taskInstances/{task_id}/logs/{task['try_number']}?full_content=true")
+        )
+
+    def summary(self) -> dict[str, Any]:
+        [row] = self.stack.rows("SELECT * FROM run_summary WHERE airflow_run_id = %s", self.run_id)
+        parts = ("already_done", "deferred", "labelled", "dead", "gone", "done_elsewhere", "unfinished")
+        assert row["discovered"] == sum(row[part] for part in parts), row
+        return row
+
+    def xcom_sizes(self) -> dict[str, int]:
+        entries = self.api.get(f"{self.path}/taskInstances/~/xcomEntries?limit=500")["xcom_entries"]
+        return {f"{entry['task_id']} {entry['key']} {entry['map_index']}": self._size(entry) for entry in entries}
+
+    def _size(self, entry: dict[str, Any]) -> int:
+        path = f"{self.path}/taskInstances/{entry['task_id']}/xcomEntries/{quote(entry['key'], safe='')}"
+        return len(json.dumps(self.api.get(f"{path}?map_index={entry['map_index']}")["value"]))
+
+
+def photo(name: str) -> bytes:
+    return photo_bytes(next(photo for photo in PHOTOS if photo.key.startswith(name)))
+
+
+def test_a_night_labels_what_is_new_and_the_next_one_what_changed(running: RunningStack):
+    bucket = running.new_bucket()
+    for number in range(25):
+        running.put(bucket, f"in/{number:02}.png", photo("cat") + bytes(number))
+    running.put(bucket, "in/rocket.jpg", photo("rocket"))
+    running.put(bucket, "in/cut.jpg", truncated_jpeg())
+
+    first = Night(running, bucket=bucket, prefix="in/", shard_size=10)
+
+    assert first.state == "success", first.states()
+    assert first.states() == {
+        "discover": {"success"},
+        "classify_on_cpu": {"success"},
+        "classify_on_gpu": {"skipped"},
+        "report": {"success"},
+    }
+    assert sorted(task["map_index"] for task in first.tasks() if task["task_id"] == "classify_on_cpu") == [0, 1, 2]
+    summary = first.summary()
+    assert (summary["state"], summary["discovered"], summary["labelled"], summary["dead"]) == ("succeeded", 27, 26, 1)
+    labels = running.labels(bucket)
+    assert {labels[f"in/{number:02}.png"] for number in range(25)} <= CATS
+    assert labels["in/rocket.jpg"] in {"missile", "projectile", "space shuttle"}
+    [dead] = running.rows("SELECT * FROM dead_letter_open WHERE bucket = %s", bucket)
+    assert (dead["object_key"], dead["error_code"], dead["permanent"]) == ("in/cut.jpg", "truncated", True)
+    assert max(first.xcom_sizes().values()) < XCOM_LIMIT_BYTES
+    assert first.xcom_sizes(), "shard numbers and counts travel by XCom"
+
+    second = Night(running, bucket=bucket, prefix="in/")
+    assert second.state == "success"
+    assert second.states()["classify_on_cpu"] == {"skipped"}
+    assert (second.summary()["already_done"], second.summary()["labelled"]) == (27, 0)
+
+    running.put(bucket, "in/rocket.jpg", photo("cat"))
+    running.put(bucket, "in/cut.jpg", photo("coffee"))
+    running.client.delete_object(Bucket=bucket, Key="in/00.png")
+    third = Night(running, bucket=bucket, prefix="in/")
+    assert (third.summary()["already_done"], third.summary()["labelled"]) == (24, 2)
+    labels = running.labels(bucket)
+    assert labels["in/rocket.jpg"] in CATS
+    assert labels["in/cut.jpg"] in {"espresso", "cup", "coffee mug"}
+    assert "in/00.png" not in labels
+    assert running.rows("SELECT * FROM dead_letter_open WHERE bucket = %s", bucket) == []
+
+
+def test_an_empty_prefix_is_a_success_with_zero_counts(running: RunningStack):
+    night = Night(running, bucket=running.new_bucket(), prefix="nothing/")
+    assert night.state == "success"
+    assert (night.summary()["state"], night.summary()["discovered"]) == ("succeeded", 0)
+
+
+def test_a_dry_run_plans_and_stores_nothing(running: RunningStack):
+    bucket = running.new_bucket()
+    running.put(bucket, "a.png", photo("cat"))
+    night = Night(running, bucket=bucket, dry_run=True)
+    assert night.state == "success"
+    assert running.rows("SELECT * FROM run_summary WHERE airflow_run_id = %s", night.run_id) == []
+    assert running.labels(bucket) == {}
+
+
+def test_too_many_dead_letters_fail_the_run_after_everything_is_recorded(running: RunningStack):
+    bucket = running.new_bucket()
+    running.put(bucket, "a.png", photo("cat"))
+    running.put(bucket, "b.png", b"no image")
+    night = Night(running, bucket=bucket, max_dead_ratio=0.4, min_images_for_ratio=1)
+    assert night.state == "failed"
+    assert (night.summary()["state"], night.summary()["labelled"], night.summary()["dead"]) == ("failed", 1, 1)
+    assert "max_dead_ratio" in night.log("report")
+
+
+def test_a_missing_bucket_fails_at_once_and_says_so(running: RunningStack):
+    night = Night(running, bucket="no-such-bucket-anywhere")
+    assert night.state == "failed"
+    assert "no-such-bucket-anywhere" in night.log("discover")
+    assert [task["try_number"] for task in night.tasks() if task["task_id"] == "discover"] == [1]
+    assert "Nothing was planned" in night.log("report")
+
+
+def test_an_unknown_model_fails_at_once_and_names_those_there_are(running: RunningStack):
+    night = Night(running, bucket=running.new_bucket(), model="resnet@9")
+    assert night.state == "failed"
+    assert "registered are: efficientnet-lite0@1, production" in night.log("discover")
+
+
+def test_a_missing_pool_is_one_clear_sentence(running: RunningStack):
+    running.delete_pool("classify_cpu")
+    try:
+        night = Night(running, bucket=running.new_bucket())
+        assert night.state == "failed"
+        assert "classify_cpu" in night.log("discover")
+    finally:
+        running.restore_pools()
+
+
+@pytest.mark.parametrize("conf", [{"max_dead_ratio": 2}, {"device": "tpu"}, {"shard_size": 0}, {"max_images": "many"}])
+def test_a_parameter_out_of_bounds_is_refused_before_anything_runs(running: RunningStack, conf: dict[str, Any]):
+    with pytest.raises(StackError, match="400"):
+        running.api.post(f"{DAG}/dagRuns", {"logical_date": None, "conf": conf})
+
+
+def test_no_part_of_airflow_holds_what_only_workers_need(running: RunningStack):
+    parts = running.airflow_processes()
+    assert set(parts) == {"api-server", "scheduler", "dag-processor", "triggerer"}
+    for name, pids in parts.items():
+        assert pids, name
+        for pid in pids:
+            assert heavy_packages_loaded(pid) == set(), name
+
+
+def test_the_readers_login_reads_the_views_and_nothing_else(running: RunningStack):
+    with (
+        psycopg.connect(running.reader_url, row_factory=dict_row) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute("SELECT * FROM nightlabel.outcome")
+
+
+def test_nothing_was_started_by_unpausing(running: RunningStack):
+    for is_paused in (True, False):
+        running.api.patch(f"{DAG}?update_mask=is_paused", {"is_paused": is_paused})
+    time.sleep(3)  # several turns of the scheduler
+    runs = running.api.get(f"{DAG}/dagRuns?limit=500")["dag_runs"]
+    assert {run["run_type"] for run in runs} == {"manual"}
