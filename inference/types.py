@@ -274,6 +274,20 @@ class RunRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RunRules:
+    """What a run's parameters say about its shards."""
+
+    max_dead_ratio: float
+    min_images_for_ratio: int
+    allow_cpu_fallback: bool
+
+    def allows(self, stats: ShardStats) -> bool:
+        """Return whether a shard has few enough dead letters."""
+        classified = stats.labelled + stats.dead
+        return classified < max(self.min_images_for_ratio, 1) or stats.dead <= self.max_dead_ratio * classified
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What discovery decided for a run. With a dry run nothing of it is kept and ``shards`` is empty."""
 

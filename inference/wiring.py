@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from inference.errors import (
+    DeviceUnavailableError,
     InferenceError,
     RunInterruptedError,
     ShardError,
@@ -82,7 +83,6 @@ def load_model(model: ModelId, sink: PostgresSink, settings: Settings, *, device
     Raises:
         ModelUnknownError: the model store does not hold it.
         ModelFilesError: its files are damaged, or not those that were registered.
-        DeviceUnavailableError: no such device here.
     """
     from inference.models import registry
     from inference.models.resolve import load_handle
@@ -96,6 +96,27 @@ def load_model(model: ModelId, sink: PostgresSink, settings: Settings, *, device
     engine = engine_of(device)
     folder = store.check_files(manifest, engine)
     return load_handle(manifest, folder, engine, settings.engine_threads)
+
+
+def available_device(wanted: Device, *, allow_cpu_fallback: bool) -> Device:
+    """Return the device to classify on here.
+
+    Raises:
+        DeviceUnavailableError: a GPU is wanted, there is none, and the CPU is not allowed instead.
+    """
+    if wanted == "cpu":
+        return wanted
+    from inference.engines.tensorflow import count_gpus
+
+    if count_gpus():
+        return wanted
+    if allow_cpu_fallback:
+        logger.warning("There is no GPU here; classifying on the CPU, as the run allows")
+        return "cpu"
+    raise DeviceUnavailableError(
+        "the run wants a GPU and TensorFlow sees none on this worker; give the queue gpu to workers with one, "
+        "or run with device=cpu or allow_cpu_fallback=true"
+    )
 
 
 def discover(request: RunRequest, *, store: ObjectStore, sink: PostgresSink) -> Plan:
@@ -143,12 +164,14 @@ def run_shard(
 
     Raises:
         TooManyDeadError: more dead letters than the run allows; their outcomes are written.
+        DeviceUnavailableError: the run wants a GPU and this worker has none.
         InferenceError: as ``ShardRunner.run``.
     """
     from inference.runner import ShardRunner
 
-    shard = sink.claim_shard(run_id, shard_number)
-    handle = load(shard.model, shard.device) if load else load_model(shard.model, sink, settings, device=shard.device)
+    shard, rules = sink.claim_shard(run_id, shard_number), sink.read_rules(run_id)
+    device = available_device(shard.device, allow_cpu_fallback=rules.allow_cpu_fallback)
+    handle = load(shard.model, device) if load else load_model(shard.model, sink, settings, device=device)
     runner = ShardRunner(
         store=store,
         handle=handle,
@@ -164,12 +187,10 @@ def run_shard(
         progress=progress,
     )
     stats = runner.run(shard)
-    max_dead_ratio, min_images = sink.dead_limits(run_id)
-    classified = stats.labelled + stats.dead
-    if classified >= max(min_images, 1) and stats.dead > max_dead_ratio * classified:
+    if not rules.allows(stats):
         raise TooManyDeadError(
-            f"{stats.dead} of {classified} classified images of shard {shard_number} are dead letters and "
-            f"max_dead_ratio is {max_dead_ratio:g}; see their reasons in dead_letter_open"
+            f"{stats.dead} of {stats.labelled + stats.dead} classified images of shard {shard_number} are dead letters "
+            f"and max_dead_ratio is {rules.max_dead_ratio:g}; see their reasons in dead_letter_open"
         )
     return stats
 

@@ -79,7 +79,10 @@ def _run(settings: StackSettings, options: argparse.Namespace) -> int:
         stack = Stack(settings, os.environ)
         with started(stack, _tell):
             answer = run_samples(stack, console, _tell)
-            if not options.once:
+            if options.once:
+                _tell("The stack stops now; `make up` brings it back:")
+                print_links(stack, console)
+            else:
                 print_links(stack, console)
                 _tell("Ctrl-C stops everything.")
                 watch(stack)

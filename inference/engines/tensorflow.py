@@ -36,6 +36,15 @@ def import_tensorflow() -> ModuleType:
     return tensorflow  # type: ignore[no-any-return]  # TensorFlow has no types
 
 
+def count_gpus() -> int:
+    """Return how many GPUs TensorFlow sees in this process.
+
+    Raises:
+        ModelError: TensorFlow is not installed.
+    """
+    return len(import_tensorflow().config.list_physical_devices("GPU"))
+
+
 class TensorFlowHandle:
     """A SavedModel in TensorFlow. Not thread-safe: one handle serves one caller at a time."""
 

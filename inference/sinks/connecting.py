@@ -54,7 +54,7 @@ def translated(error: psycopg.Error, where: str) -> InferenceError:
         )
     if state[:2] in {"22", "23"}:
         return ShardError(f"the results database at {where} refuses a row ({reason}); report this as a defect")
-    if state in {"42P01", "3F000", "42883"}:
+    if state in {"42P01", "42703", "3F000", "42883"}:
         return SchemaMissingError(
             f"the database at {where} lacks what this code needs ({reason}); run `python -m inference migrate`"
         )

@@ -37,6 +37,7 @@ from inference.types import (
     Outcome,
     Plan,
     RunRequest,
+    RunRules,
     RunSummary,
     Shard,
     ShardStats,
@@ -432,18 +433,20 @@ class PostgresSink:
         row = self._retried(read)
         return RunSummary(**{name: row[name] for name in RunSummary.__dataclass_fields__})
 
-    def dead_limits(self, run_id: UUID) -> tuple[float, int]:
-        """Return a run's ``max_dead_ratio`` and ``min_images_for_ratio``.
+    def read_rules(self, run_id: UUID) -> RunRules:
+        """Return what a run's parameters say about its shards.
 
         Raises:
             RunUnknownError: no such run.
         """
         row = self._retried(
             lambda: self._connection.execute(
-                "SELECT max_dead_ratio, min_images_for_ratio FROM nightlabel.run WHERE run_id = %s", [run_id]
+                "SELECT max_dead_ratio, min_images_for_ratio, (parameters ->> 'allow_cpu_fallback')::boolean "
+                "FROM nightlabel.run WHERE run_id = %s",
+                [run_id],
             ).fetchone()
         )
-        return cast("tuple[float, int]", _found(row, run_id))
+        return RunRules(*_found(row, run_id))
 
     def read_message(self, run_id: UUID) -> str | None:
         """Return why a run failed, or None."""

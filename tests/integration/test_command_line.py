@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import termios
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import boto3
 import psycopg
 import pytest
+from moto.server import ThreadedMotoServer
 from psycopg.rows import dict_row
 
 from inference import wiring
@@ -20,6 +28,9 @@ from inference.settings import read_settings
 from local_stack.processes import free_ports
 from local_stack.samples import PHOTOS, photo_bytes, truncated_jpeg
 from tests.conftest import Bucket
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 pytestmark = pytest.mark.integration
 
@@ -259,3 +270,108 @@ def test_odd_keys_and_a_folder_placeholder_cost_nobody_a_label(cli: CommandLine,
     assert set(cli.labels()) == {f"odd/{key}" for key in KEYS}
     assert summary["labelled"] == len(KEYS)
     assert "odd/empty.jpg" in {row["object_key"] for row in cli.rows("SELECT * FROM dead_letter_open")}
+
+
+def started(cli: CommandLine, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "inference", *arguments],
+        env=cli.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_closes_its_books_and_the_next_one_does_the_rest(
+    cli: CommandLine, bucket: Bucket, end: signal.Signals
+):
+    cat = photo("cat")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: bucket.put(f"{number:03}", cat + bytes(number)), range(200)))
+    run = started(cli, "classify", "--bucket", bucket.name, "--json")
+    deadline = time.monotonic() + 60
+    while not cli.rows("SELECT 1 FROM nightlabel.outcome LIMIT 1"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    run.send_signal(end)
+    out, err = run.communicate(timeout=20)
+
+    assert run.returncode == 130
+    assert "error [interrupted]: " in err
+    assert "Traceback" not in err
+    summary = json.loads(out.splitlines()[-1])
+    assert (summary["state"], summary["discovered"]) == ("failed", 200)
+    assert 0 < summary["labelled"] < 200
+    assert summary["labelled"] + summary["unfinished"] == 200
+    assert cli.classify("--bucket", bucket.name)["labelled"] == summary["unfinished"]
+
+
+def test_a_run_whose_output_nobody_reads_ends_as_it_would_have(cli: CommandLine, bucket: Bucket):
+    bucket.put("a", photo("cat"))
+    run = started(cli, "classify", "--bucket", bucket.name)
+    assert run.stdout
+    assert run.stderr
+    run.stdout.close()
+    err = run.stderr.read()
+    run.stderr.close()
+    assert (run.wait(60), "Error" in err) == (0, False), err
+    assert len(cli.labels()) == 1
+
+
+def test_a_progress_bar_is_shown_on_a_terminal(cli: CommandLine, bucket: Bucket):
+    bucket.put("a", photo("cat"))
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (24, 80))
+    with open(parent, "rb", buffering=0) as terminal:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "inference", "classify", "--bucket", bucket.name],
+            env={**cli.environment, "TERM": "xterm"},
+            stdout=child,
+            stderr=child,
+        )
+        os.close(child)
+        shown = b""
+        with contextlib.suppress(OSError):  # what a terminal's reader gets when the last writer is gone
+            while piece := terminal.read(4096):
+                shown += piece
+    assert run.wait(60) == 0
+    assert b"1/1" in shown
+    assert shown.splitlines()[-1].endswith(b"images/s")
+
+
+@pytest.fixture
+def other_store() -> Iterator[tuple[S3Client, dict[str, str]]]:
+    """A store that keeps keys as they are where SeaweedFS tidies them up."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    yield (
+        boto3.client(
+            "s3",
+            endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
+            aws_access_key_id="key",
+            aws_secret_access_key="secret",
+            region_name="us-east-1",
+        ),
+        environment,
+    )
+    server.stop()
+
+
+def test_keys_that_look_like_paths_and_very_long_ones_come_through_whole(cli: CommandLine, other_store):
+    client, environment = other_store
+    keys = ("a//b.png", "/leading.png", "a/../b.png", "./c.png", "trailing/", "k" * 1024, "é" * 512)
+    client.create_bucket(Bucket="odd")
+    for number, key in enumerate(keys):
+        client.put_object(Bucket="odd", Key=key, Body=photo("cat") + bytes(number))
+    other = CommandLine({**cli.environment, **environment}, cli.url)
+    assert other.classify("--bucket", "odd")["labelled"] == len(keys)
+    assert set(other.labels()) == set(keys)
+    assert other.classify("--bucket", "odd", "--prefix", "a/")["already_done"] == 2
