@@ -83,6 +83,8 @@ class EmbeddedPostgres:
         self.is_durable = is_durable
         self.server = ServerProcess("Postgres", self.folder / "postgres.log", stop_signal=signal.SIGINT)
         self._user = _other_user()
+        self.opened: list[Path] = []
+        """Folders above ours that had to be opened for passing through, since the server runs as another user."""
 
     @property
     def data(self) -> Path:
@@ -254,6 +256,7 @@ class EmbeddedPostgres:
                 mode = above.stat().st_mode
                 if not mode & 0o001 and not (mode & 0o010 and above.stat().st_gid == self._user.gid):
                     above.chmod(mode & 0o7777 | 0o001)
+                    self.opened.append(above)
 
 
 def open_for_postgres(folder: Path) -> None:

@@ -31,7 +31,7 @@ from local_stack.databases import (
     results_login,
 )
 from local_stack.object_store import REGION, EmbeddedObjectStore, StoreCredentials
-from local_stack.postgres import EmbeddedPostgres, open_for_postgres
+from local_stack.postgres import UNPRIVILEGED_USER, EmbeddedPostgres, open_for_postgres
 from local_stack.processes import (
     LOOPBACK,
     ProcessIdentity,
@@ -130,6 +130,8 @@ class Stack:
         self._record.add(self.postgres.server)
         self.postgres.wait_ready()
         tell(f"Postgres ready {self._seconds()}")
+        for folder in self.postgres.opened:
+            tell(f"Opened {folder} for passing through (o+x): root's Postgres runs as {UNPRIVILEGED_USER}")
         prepare_databases(self.postgres, self.secrets)
         self._launch_results_migration()
         self._start_airflow(tell)
