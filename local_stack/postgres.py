@@ -142,8 +142,8 @@ class EmbeddedPostgres:
 
     def launch(self) -> None:
         """Make the cluster when there is none, and start the server without waiting for it."""
-        private_folder(self.folder)
         self._refuse_second_server()
+        private_folder(self.folder)
         require_free_port(self.port, "Postgres", self.setting)
         self._open_the_way()
         if not (self.data / "PG_VERSION").exists():

@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -297,9 +298,14 @@ def accepts_connections(port: int) -> bool:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder for its owner only, mode 0700, and return it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    """Make a folder that only its owner may read and write, mode 0700, and return it.
+
+    That the group may pass through stays as it is: a server of ours that runs as another user may be at work below.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o067:
+        folder.chmod(mode & 0o710)
     return folder
 
 

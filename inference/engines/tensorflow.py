@@ -167,7 +167,7 @@ def _scoring_function(model: Any, folder: Path, facts: ModelFacts) -> Callable[[
             )
         return lambda images: model(images)
     signature = signatures[name]
-    inputs, outputs = list(signature.structured_input_signature[1]), sorted(signature.structured_outputs)
+    inputs, outputs = sorted(signature.structured_input_signature[1]), sorted(signature.structured_outputs)
     wanted = [output for output in ("logits", "probabilities") if output in outputs] or outputs
     if len(inputs) != 1 or len(wanted) != 1:
         raise ModelExecutionError(

@@ -114,6 +114,9 @@ def test_postgres_names_a_taken_port_and_what_changes_it(server_folder: Path, po
 def test_a_second_postgres_on_the_same_folder_is_refused(postgres_server: EmbeddedPostgres, port: int):
     with pytest.raises(StackError, match="already runs on"):
         EmbeddedPostgres(postgres_server.folder, port).start()
+    private_folder(postgres_server.folder)  # as every command of the stack does with the folder that it keeps
+    with postgres_server.connect() as connection:
+        connection.execute("CHECKPOINT")  # opens files by their whole path; a server that cannot gives itself up
 
 
 def test_a_server_that_dies_at_the_start_is_named_with_the_end_of_its_log(server_folder: Path, port: int):
