@@ -6,6 +6,7 @@ is refused by its digests.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -256,8 +257,9 @@ def _renamed(folder: Path, target: Path) -> bool:
     """Rename a folder unless its target is taken; say whether it was renamed."""
     try:
         folder.rename(target)
-    except OSError:
-        if target.exists():
+    except OSError as error:
+        # By the error and not by another look: the target may have been put aside since.
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
             return False
         raise
     return True
