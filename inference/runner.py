@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from inference.batching import Batch, batches
 from inference.decoding import decode_image
 from inference.errors import ImageError, ImageGoneError, ObjectUnreadableError, StoreUnavailableError
 from inference.fetching import fetch_image
@@ -17,9 +18,11 @@ from inference.predicting import predict_batch
 from inference.types import (
     DeadLetter,
     DecodedImage,
+    DoneElsewhere,
     Gone,
     ImageRef,
     Outcome,
+    Prepared,
     Shard,
     ShardStats,
     Stage,
@@ -31,9 +34,6 @@ logger = logging.getLogger(__name__)
 WRITES_BEHIND = 2
 """Batches that may wait to be written while the next ones are predicted; more would only grow what a crash repeats."""
 
-DEAD_BEFORE_WRITE = 64
-"""Dead letters and vanished images that are held back for the next batch, in a stretch without any good image."""
-
 TROUBLE_BEFORE_GIVING_UP = 16
 """Fetches in a row that may fail before the trouble is taken for the store's and not for those keys'."""
 
@@ -44,23 +44,6 @@ class _Trouble:
 
     ref: ImageRef
     error: StoreUnavailableError
-
-
-Prepared = DecodedImage | DeadLetter | Gone
-
-
-@dataclass(slots=True)
-class _Pending:
-    """What is ready to become the next batch."""
-
-    images: list[DecodedImage] = field(default_factory=list)
-    dead: list[DeadLetter] = field(default_factory=list)
-    gone: int = 0
-    done_elsewhere: int = 0
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.images or self.dead or self.gone or self.done_elsewhere)
 
 
 class _Timer:
@@ -136,7 +119,7 @@ class ShardRunner:
         ):
             writes: deque[Future[None]] = deque()
             try:
-                for number, batch in enumerate(self._batches(shard, io, timer), start=1):
+                for number, batch in enumerate(batches(self._prepared(shard, io, timer), self.batch_size), start=1):
                     outcomes = self._predict(batch, timer)
                     while len(writes) >= WRITES_BEHIND:
                         writes.popleft().result()
@@ -152,25 +135,7 @@ class ShardRunner:
                 raise
         return self.sink.finish_shard(shard, timer.take())
 
-    def _batches(self, shard: Shard, io: ThreadPoolExecutor, timer: _Timer) -> Iterator[_Pending]:
-        pending = _Pending()
-        for prepared in self._prepared(shard, io, timer):
-            match prepared:
-                case DecodedImage():
-                    pending.images.append(prepared)
-                case DeadLetter():
-                    pending.dead.append(prepared)
-                case Gone():
-                    pending.gone += 1
-                case int():
-                    pending.done_elsewhere += prepared
-            if len(pending.images) >= self.batch_size or len(pending.dead) + pending.gone >= DEAD_BEFORE_WRITE:
-                yield pending
-                pending = _Pending()
-        if not pending.is_empty:
-            yield pending
-
-    def _prepared(self, shard: Shard, io: ThreadPoolExecutor, timer: _Timer) -> Iterator[Prepared | int]:
+    def _prepared(self, shard: Shard, io: ThreadPoolExecutor, timer: _Timer) -> Iterator[Prepared]:
         """Yield every ref fetched and decoded, in manifest order, and counts of refs that were settled elsewhere."""
         troubles: list[_Trouble] = []
         in_a_row = 0
@@ -186,11 +151,11 @@ class ShardRunner:
         for trouble in troubles:
             yield self._prepare_at_last(trouble, timer)
 
-    def _in_order(self, shard: Shard, io: ThreadPoolExecutor, timer: _Timer) -> Iterator[Prepared | _Trouble | int]:
+    def _in_order(self, shard: Shard, io: ThreadPoolExecutor, timer: _Timer) -> Iterator[Prepared | _Trouble]:
         waiting: deque[Future[Prepared | _Trouble]] = deque()
         for chunk in self.sink.read_manifest(shard):
             if chunk.done_elsewhere:
-                yield chunk.done_elsewhere
+                yield DoneElsewhere(chunk.done_elsewhere)
             for ref in chunk.refs:
                 if len(waiting) >= self.window:
                     yield waiting.popleft().result()
@@ -233,13 +198,13 @@ class ShardRunner:
             return DeadLetter(ref, stage, error.code, str(error), error.is_retryable, content_sha256)
         return DecodedImage(ref, pixels, content_sha256)
 
-    def _predict(self, batch: _Pending, timer: _Timer) -> list[Outcome]:
+    def _predict(self, batch: Batch, timer: _Timer) -> list[Outcome]:
         began = timer.now()
         predictions = predict_batch(batch.images, self.handle, top_k=self.top_k)
         timer.add(Stage.PREDICT, began)
         return [*predictions, *batch.dead]
 
-    def _write(self, shard: Shard, number: int, batch: _Pending, outcomes: list[Outcome], timer: _Timer) -> None:
+    def _write(self, shard: Shard, number: int, batch: Batch, outcomes: list[Outcome], timer: _Timer) -> None:
         began = timer.now()
         self.sink.record_batch(
             shard,
@@ -252,4 +217,4 @@ class ShardRunner:
         )
         timer.add(Stage.WRITE, began)
         if self.progress is not None:
-            self.progress(len(outcomes) + batch.gone + batch.done_elsewhere)
+            self.progress(batch.refs)

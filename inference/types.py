@@ -188,7 +188,16 @@ class Gone:
     ref: ImageRef
 
 
+@dataclass(frozen=True, slots=True)
+class DoneElsewhere:
+    """Images that another run settled since the shard was claimed; nothing is left to do for them."""
+
+    images: int
+
+
 Outcome: TypeAlias = Prediction | DeadLetter
+Prepared: TypeAlias = DecodedImage | DeadLetter | Gone | DoneElsewhere
+"""What fetching and decoding make of refs."""
 
 
 @dataclass(frozen=True, slots=True)

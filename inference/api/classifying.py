@@ -94,7 +94,7 @@ class Classifier:
         images = [image for image in decoded if isinstance(image, DecodedImage)]
         predictions: list[Prediction] = []
         for batch in batches(images, self._settings.batch_size or handle.best_batch_size):
-            predictions += await self._predict(batch, handle, top_k)
+            predictions += await self._predict(batch.images, handle, top_k)
         labelled = iter(predictions)
         return handle.model_id, [image if isinstance(image, DeadLetter) else next(labelled) for image in decoded]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference.batching import batches, stack_batch
+from inference.batching import MAX_HELD_BACK, batches
 from inference.errors import SettingsError
-from inference.types import DecodedImage, ImageRef
+from inference.types import DeadLetter, DecodedImage, DoneElsewhere, Gone, ImageRef, Stage
 
 
 def decoded(number: int) -> DecodedImage:
@@ -19,8 +19,8 @@ def decoded(number: int) -> DecodedImage:
 def test_every_image_is_in_exactly_one_batch_and_in_order(images, sizes):
     made = list(batches((decoded(number) for number in range(images)), 4))
 
-    assert [len(batch) for batch in made] == sizes
-    assert [image.ref.key for batch in made for image in batch] == [f"{number}.jpg" for number in range(images)]
+    assert [len(batch.images) for batch in made] == sizes
+    assert [image.ref.key for batch in made for image in batch.images] == [f"{number}.jpg" for number in range(images)]
 
 
 def test_no_image_is_pulled_before_its_batch_is_asked_for():
@@ -37,9 +37,22 @@ def test_a_batch_size_below_one_is_refused_instead_of_losing_images():
         next(batches([decoded(1)], 0))
 
 
-def test_stacked_pixels_are_in_the_order_of_the_images():
-    pixels = stack_batch([decoded(number) for number in (3, 1, 2)])
+def test_what_is_no_image_travels_with_the_images_around_it_and_is_counted_once():
+    dead = DeadLetter(ImageRef("photos", "x", "e", 1), Stage.DECODE, "undecodable", "broken", is_retryable=False)
+    gone = Gone(ImageRef("photos", "y", "e", 1))
+    made = list(batches([decoded(0), dead, gone, decoded(1), DoneElsewhere(7), gone, decoded(2), dead], 2))
 
-    assert pixels.shape == (3, 2, 3, 3)
-    assert pixels.dtype == np.uint8
-    assert pixels[:, 0, 0, 0].tolist() == [3, 1, 2]
+    assert [(len(batch.images), len(batch.dead), batch.gone, batch.done_elsewhere) for batch in made] == [
+        (2, 1, 1, 0),
+        (1, 1, 1, 7),
+    ]
+    assert [batch.refs for batch in made] == [4, 10]
+
+
+def test_many_dead_letters_do_not_wait_for_a_good_image():
+    dead = DeadLetter(ImageRef("photos", "x", "e", 1), Stage.DECODE, "undecodable", "broken", is_retryable=False)
+    assert [batch.refs for batch in batches([dead] * (MAX_HELD_BACK + 3), 8)] == [MAX_HELD_BACK, 3]
+
+
+def test_images_that_were_settled_elsewhere_are_counted_without_any_other():
+    assert [batch.done_elsewhere for batch in batches([DoneElsewhere(5)], 8)] == [5]
