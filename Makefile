@@ -3,6 +3,9 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+# uv trusts what the system trusts, as pip does.
+export UV_SYSTEM_CERTS = 1
+
 .PHONY: help setup run up down status test test-unit check fmt dags lock schema clean
 
 VENV := .venv
@@ -63,5 +66,6 @@ lock: setup ## compile requirements.in to requirements.txt, with hashes and with
 schema: setup ## write sql/schema.sql from the migrations
 	@$(BIN)/python -m local_stack.schema sql/schema.sql
 
-clean: ## remove what make installed and what the stack keeps (stop it first)
+clean: ## stop the stack, remove what make installed and what the stack keeps
+	@test ! -x $(BIN)/python || test ! -d .state || $(BIN)/python -m local_stack down
 	@rm -rf $(VENV) .venv-dags .state build dist

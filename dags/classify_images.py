@@ -27,10 +27,11 @@ triggered while the Dag is paused waits until it is unpaused.
 | `done_elsewhere` | another run recorded them first |
 | `unfinished` | in shards that ran out of retries; zero in a successful run, and the next run takes them |
 
-**When it is red.** Read the last line of the first red task. `discover`: nothing was planned, and the message says what
-to change. `classify_on_…`: trouble with the store or the database is tried again three times; anything else is not
-worth it. Clear the task once the cause is gone: what was recorded is not computed again. `report`: shards are
-unfinished, or more images are dead than `max_dead_ratio` allows.
+**When it is red.** In the log of the first red task, read the line that begins with a code in brackets, such as
+`[bucket_missing]`. `discover`: nothing was planned, and the line says what to change. `classify_on_…`: trouble with the
+store or the database is tried again three times; anything else is not worth it. Clear the task once the cause is gone:
+what was recorded is not computed again. `report`: shards are unfinished, or more images are dead than `max_dead_ratio`
+allows.
 """
 
 from __future__ import annotations
@@ -43,11 +44,15 @@ from nightlabel_airflow.operators import ClassifyShardOperator, DiscoverOperator
 from nightlabel_airflow.retries import RETRY_BY_ERROR
 from nightlabel_airflow.timetables import schedule_from
 
+WITHOUT_NUL = r"^[^\x00]*$"
+"""No database stores it as text."""
+
 PARAMS = {
     "bucket": Param(
         "",
         type="string",
         maxLength=63,
+        pattern=WITHOUT_NUL,
         section="What to label",
         description="Bucket of the images. Empty: the bucket (and prefix) in the extra of the connection images_s3.",
     ),
@@ -55,6 +60,7 @@ PARAMS = {
         "",
         type="string",
         maxLength=1024,
+        pattern=WITHOUT_NUL,
         section="What to label",
         description="Only keys that begin with this text; it need not end at a slash. Empty: every key.",
     ),
@@ -70,6 +76,7 @@ PARAMS = {
         None,
         type=["null", "integer"],
         minimum=1,
+        maximum=1_000_000_000,
         section="What to label",
         description="Classify at most this many images; the rest is deferred to the next run. Empty: no bound.",
     ),
@@ -84,6 +91,7 @@ PARAMS = {
         type="string",
         minLength=1,
         maxLength=200,
+        pattern=WITHOUT_NUL,
         section="How",
         description="A model alias (production), or NAME@VERSION. A run keeps to one model version from start to end.",
     ),

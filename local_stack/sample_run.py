@@ -50,8 +50,6 @@ def upload_samples(stack: Stack) -> tuple[int, int]:
     import hashlib
 
     client = stack.store.client()
-    if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
-        client.create_bucket(Bucket=BUCKET)
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=PREFIX)
     there = {item["Key"]: item["ETag"].strip('"') for page in pages for item in page.get("Contents", [])}
     samples = dict(sample_objects())
@@ -87,8 +85,13 @@ def run_once(stack: Stack, console: Console) -> RunAnswer:
         time.sleep(POLL_INTERVAL_S)
         stack.check()
         run = api.get(address)
-        tasks = api.get(f"{address}/taskInstances?limit=100")["task_instances"]
-        progress.show(tasks, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        if run["state"] == "queued":
+            ahead = api.get(f"/api/v2/dags/{DAG_ID}/dagRuns?state=running&limit=1")["dag_runs"]
+            if ahead:
+                progress.say(f"waiting for the run {ahead[0]['dag_run_id']}; one runs at a time", seconds)
+                continue
+        progress.show(api.get(f"{address}/taskInstances?limit=100")["task_instances"], seconds)
     progress.close()
     return RunAnswer(run_id, str(run["state"]), time.monotonic() - started)
 
@@ -130,7 +133,9 @@ class _Progress:
         for task in tasks:
             states.setdefault(str(task["task_id"]), []).append(str(task["state"] or "waiting"))
         shown = [task for task in sorted(states, key=_task_order) if set(states[task]) != {"skipped"}]
-        text = ", ".join(f"{task} {_states(states[task])}" for task in shown)
+        self.say(", ".join(f"{task} {_states(states[task])}" for task in shown), seconds)
+
+    def say(self, text: str, seconds: float) -> None:
         if self._status:
             self._status.update(f"{seconds:.0f} s  {text}")
         elif text != self._last:

@@ -135,7 +135,14 @@ class Stack:
         prepare_databases(self.postgres, self.secrets)
         self._launch_results_migration()
         self._start_airflow(tell)
+        self._ensure_bucket()
         self._record.write("ready")
+
+    def _ensure_bucket(self) -> None:
+        """Create the bucket that the connection ``images_s3`` names as its default, so that a first run finds it."""
+        client = self.store.client()
+        if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+            client.create_bucket(Bucket=BUCKET)
 
     def _launch_results_migration(self) -> None:
         owner = self.login("nightlabel_owner").url()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from airflow.sdk import BaseOperator
 
-from inference.errors import PoolMissingError, RunUnknownError, ShardsUnfinishedError, TooManyDeadError
+from inference.errors import InferenceError, PoolMissingError, RunUnknownError, ShardsUnfinishedError, TooManyDeadError
 from nightlabel_airflow.pools import MISSING_POOLS_KEY, MISSING_POOLS_TASK
 
 if TYPE_CHECKING:
@@ -16,9 +17,25 @@ if TYPE_CHECKING:
 
     from inference.types import Device, Plan, RunRequest, RunSummary, Scope
 
+T = TypeVar("T")
+
 PROGRESS_INTERVAL_S = 10.0
 PLAN_KEY = "plan"
 """XCom with the counts of the plan, beside the shard numbers that ``discover`` returns."""
+
+
+def in_a_sentence(execute: Callable[..., T]) -> Callable[..., T]:
+    """Log an error that we know as one line, its code first, before Airflow shows where it came from."""
+
+    @wraps(execute)
+    def told(self: BaseOperator, context: Context) -> T:
+        try:
+            return execute(self, context)
+        except InferenceError as error:
+            self.log.error("[%s] %s", error.code, error)  # noqa: TRY400 - the trace follows anyway
+            raise error from None
+
+    return told
 
 
 class DiscoverOperator(BaseOperator):
@@ -39,6 +56,7 @@ class DiscoverOperator(BaseOperator):
         super().__init__(**kwargs)
         self.task_of_device = dict(task_of_device)
 
+    @in_a_sentence
     def execute(self, context: Context) -> list[int]:
         """Plan the run of this Dag run; again if it is tried again or cleared.
 
@@ -84,6 +102,7 @@ class ClassifyShardOperator(BaseOperator):
         super().__init__(**kwargs)
         self.shard_number = shard_number
 
+    @in_a_sentence
     def execute(self, context: Context) -> dict[str, float]:
         """Classify what is left of the shard and return its counts and seconds.
 
@@ -135,6 +154,7 @@ class ClassifyShardOperator(BaseOperator):
 class ReportOperator(BaseOperator):
     """Close the books of the run: set its state, log every count, fail if the run failed."""
 
+    @in_a_sentence
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the counts of the run.
 

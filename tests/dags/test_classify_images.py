@@ -101,8 +101,8 @@ def test_the_form_has_every_parameter_described_bounded_and_in_a_section(dag):
     for name, param in ((name, dag.params.get_param(name)) for name in dag.params):
         assert param.description.endswith("."), name
         assert param.schema["section"], name
-        bounded = {"maxLength", "enum", "minimum"} & set(param.schema) or param.schema["type"] == "boolean"
-        assert bounded, name
+        bounds = [{"maxLength", "pattern"}, {"enum"}, {"minimum", "maximum"}]
+        assert param.schema["type"] == "boolean" or any(both <= set(param.schema) for both in bounds), name
 
 
 def test_the_form_and_the_library_agree_on_names_and_defaults(dag):
@@ -123,6 +123,8 @@ def test_the_form_and_the_library_agree_on_names_and_defaults(dag):
         ("device", "tpu"),
         ("allow_cpu_fallback", "perhaps"),
         ("max_images", 0),
+        ("max_images", 10**23),
+        ("prefix", "a\x00"),
         ("max_images", "many"),
         ("shard_size", 0),
         ("max_dead_ratio", -0.1),

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from urllib.error import HTTPError
@@ -14,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from local_stack.processes import LOOPBACK, port_is_free, wait_until
+from local_stack.settings import REPOSITORY
 from local_stack.stack import Stack
 from tests.e2e.conftest import Commands
 
@@ -112,6 +115,49 @@ def test_a_killed_launcher_leaves_nothing_behind_after_down(stack: Commands):
     assert not list(Path(tempfile.gettempdir()).glob(f"seaweedfs-*-{inner['master_grpc']}.sock"))
     assert stack("down").stdout == "Nothing was running.\n"
     assert stack("status").returncode == 1
+
+
+def launched(stack: Commands) -> subprocess.Popen[str]:
+    """A launcher in the foreground, once everything is ready."""
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "local_stack", "launch"],
+        env=stack.environment,
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def is_ready() -> bool:
+        found = stack.record.launcher()
+        return found is not None and found.pid == launcher.pid and stack.record.read().get("phase") == "ready"
+
+    assert wait_until(is_ready, 120)
+    return launcher
+
+
+def test_a_part_that_dies_is_named_and_the_others_stop(stack: Commands):
+    launcher = launched(stack)
+    processes = stack.processes()
+    os.kill(Stack(stack.settings, stack.environment).airflow.pids["scheduler"], signal.SIGKILL)
+    _, error = launcher.communicate(timeout=60)
+
+    assert launcher.returncode == 1
+    [first, *_] = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert "scheduler" in first
+    assert "SIGKILL" in first
+    assert not [identity for identity in processes if identity.is_alive]
+
+
+def test_ctrl_c_stops_every_part(stack: Commands):
+    launcher = launched(stack)
+    processes = stack.processes()
+    launcher.send_signal(signal.SIGINT)
+    out, error = launcher.communicate(timeout=60)
+
+    assert "Everything stopped in" in out
+    assert error == ""
+    assert not [identity for identity in processes if identity.is_alive]
 
 
 def test_a_taken_port_is_one_sentence_before_anything_starts(stack: Commands):
