@@ -21,6 +21,7 @@ from inference.models.store import ModelStore
 from inference.ports import ModelHandle
 from inference.predicting import predict_batch
 from inference.types import DecodedImage, ImageRef, PixelBatch, Scores
+from tests.handle_contract import ModelHandleContract
 
 ROOT = Path(__file__).parents[2]
 
@@ -233,3 +234,9 @@ print("digest", ensure_default_model(ModelStore(Path(sys.argv[1]))).files["model
     store.check_files(manifest)
     assert hashlib.sha256(damaged.read_bytes()).hexdigest() == manifest.files["model.tflite"]
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".lock")] == ["efficientnet-lite0"]
+
+
+class TestTheLiteRTHandle(ModelHandleContract):
+    @pytest.fixture
+    def handle(self, litert: ModelHandle) -> ModelHandle:
+        return litert

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.fakes import FakeClock, FakeHandle, FakeStore
+from tests.handle_contract import ModelHandleContract
 from tests.store_contract import PLAIN_KEYS, Case, ObjectStoreContract
 
 
@@ -49,3 +50,9 @@ def test_the_fake_clock_moves_only_when_it_is_moved():
     clock.advance(2.5)
 
     assert (clock.monotonic(), clock.monotonic()) == (2.5, 2.5)
+
+
+class TestFakeHandle(ModelHandleContract):
+    @pytest.fixture
+    def handle(self) -> FakeHandle:
+        return FakeHandle(("cat", "dog", "owl"))
