@@ -19,8 +19,10 @@ help: ## list the targets
 setup: $(INSTALLED) ## install everything into .venv
 
 $(INSTALLED): requirements.txt requirements-bootstrap.txt pyproject.toml scripts/find_python.sh
-	@python="$$(bash scripts/find_python.sh $(PYTHON))" || exit 1; \
-	echo "Installing into $(VENV) with $$("$$python" --version) (about 3 GB, most of it TensorFlow)"; \
+	@python="$$(bash scripts/find_python.sh $(if $(PYTHON),"$(PYTHON)"))" || exit 1; \
+	version="$$("$$python" --version)"; \
+	test ! -x $(BIN)/python || test "$$($(BIN)/python --version)" = "$$version" || rm -rf $(VENV); \
+	echo "Installing into $(VENV) with $$version (about 3 GB, most of it TensorFlow)"; \
 	test -x $(BIN)/python || "$$python" -m venv $(VENV) || \
 		{ echo "error: $$python cannot make a virtual environment; install its venv module (python3-venv on Debian)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt

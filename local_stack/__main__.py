@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from local_stack.processes import StackError
+from local_stack.processes import StackError, families
 from local_stack.settings import StackSettings
 from local_stack.stack import (
     LauncherLock,
@@ -37,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except StopAsked:
         return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last resort: a sentence instead of a traceback
+        sys.stderr.write(
+            f"error: {type(error).__name__}: {error}; if the state folder is damaged, move it away and start afresh.\n"
+        )
+        return EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,8 +129,8 @@ def _status(settings: StackSettings, options: argparse.Namespace) -> int:  # noq
 
     record = StackRecord(settings.state)
     if not settings.state.exists() or LauncherLock(settings.state).is_free():
-        left = [name for name, identity in record.parts().items() if identity.is_alive]
-        _tell("The stack is down." + (f" Left behind: {', '.join(left)}; `down` ends them." if left else ""))
+        left = sum(identity.is_alive for identity in families(record.parts().values()))
+        _tell("The stack is down." + (f" Left behind: {left} processes; `down` ends them." if left else ""))
         if error := record.read().get("error"):
             _tell(f"It ended with: {error}")
         return EXIT_FAILED

@@ -301,11 +301,20 @@ def private_folder(folder: Path) -> Path:
     """Make a folder that only its owner may read and write, mode 0700, and return it.
 
     That the group may pass through stays as it is: a server of ours that runs as another user may be at work below.
+
+    Raises:
+        StackError: it cannot be made, or is no folder.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mode = stat.S_IMODE(folder.stat().st_mode)
-    if mode & 0o067:
-        folder.chmod(mode & 0o710)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        if mode & 0o067:
+            folder.chmod(mode & 0o710)
+    except OSError as error:
+        raise StackError(
+            f"The stack cannot keep its state in {folder} ({error.strerror}); "
+            "choose another folder by NIGHTLABEL_STATE."
+        ) from error
     return folder
 
 

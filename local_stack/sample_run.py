@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -76,11 +77,20 @@ def run_once(stack: Stack, console: Console) -> RunAnswer:
     run = api.post(f"/api/v2/dags/{DAG_ID}/dagRuns", {"logical_date": None, "conf": conf})
     run_id = str(run["dag_run_id"])
     address = f"/api/v2/dags/{DAG_ID}/dagRuns/{quote(run_id, safe='')}"
-    progress = _Progress(console)
+    with closing(_Progress(console)) as progress:
+        run = _watched(stack, api, address, run, progress, started)
+    return RunAnswer(run_id, str(run["state"]), time.monotonic() - started)
+
+
+def _watched(
+    stack: Stack, api: AirflowApi, address: str, run: dict[str, Any], progress: _Progress, started: float
+) -> dict[str, Any]:
+    """Show how far a run is until it ends, and return it as it ended."""
     while run["state"] not in ("success", "failed"):
         if time.monotonic() - started > RUN_TIMEOUT_S:
             raise StackError(
-                f"The run {run_id} is still {run['state']} after {RUN_TIMEOUT_S:.0f} s; look at it in the UI."
+                f"The run {run['dag_run_id']} is still {run['state']} after {RUN_TIMEOUT_S:.0f} s; "
+                "look at it in the UI."
             )
         time.sleep(POLL_INTERVAL_S)
         stack.check()
@@ -92,8 +102,7 @@ def run_once(stack: Stack, console: Console) -> RunAnswer:
                 progress.say(f"waiting for the run {ahead[0]['dag_run_id']}; one runs at a time", seconds)
                 continue
         progress.show(api.get(f"{address}/taskInstances?limit=100")["task_instances"], seconds)
-    progress.close()
-    return RunAnswer(run_id, str(run["state"]), time.monotonic() - started)
+    return run
 
 
 def ready_dag(api: AirflowApi, stack: Stack) -> None:

@@ -234,7 +234,12 @@ class Stack:
     def _child_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return the user's environment without what would send a part to somebody else's servers."""
         strangers = ("AIRFLOW", "AWS_", "PG", "NIGHTLABEL_DATABASE_URL", "NIGHTLABEL_MODEL_STORE")
-        kept = {name: value for name, value in environment.items() if not name.startswith(strangers)}
+        kept = {
+            name: value
+            for name, value in environment.items()
+            # Airflow's HTTP client fails at the sight of a SOCKS proxy, wherever it is going; we only talk to loopback.
+            if not name.startswith(strangers) and not (name.lower().endswith("_proxy") and value.startswith("socks"))
+        }
         search_path = [str(REPOSITORY), *filter(None, [kept.get("PYTHONPATH")])]
         no_proxy = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), LOOPBACK, "localhost"]))
         return {
@@ -414,6 +419,9 @@ def started(stack: Stack, tell: Tell) -> Iterator[None]:
     except StackError as stack_error:
         error = str(stack_error)
         raise
+    except Exception as unforeseen:
+        error = f"{type(unforeseen).__name__}: {unforeseen}"
+        raise
     finally:
         asked_s = time.monotonic()
         stack.stop(error=error)
@@ -457,7 +465,8 @@ def launch_in_background(settings: StackSettings, tell: Tell) -> None:
             code = launcher.poll()
             lines = progress.read_text(encoding="utf-8", errors="replace").splitlines()
             for line in lines[shown:]:
-                tell(line)
+                if not line.startswith("error: "):  # it is raised below, once
+                    tell(line)
             shown = len(lines)
             if code is not None:
                 raise StackError(record.read().get("error") or f"The launcher ended early; its log is {progress}.")

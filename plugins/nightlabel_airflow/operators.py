@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from airflow.sdk import BaseOperator
 
-from inference.errors import InferenceError, PoolMissingError, RunUnknownError, ShardsUnfinishedError, TooManyDeadError
+from inference.errors import (
+    InferenceError,
+    PoolMissingError,
+    RunUnknownError,
+    SettingsError,
+    ShardsUnfinishedError,
+    TooManyDeadError,
+)
 from nightlabel_airflow.pools import MISSING_POOLS_KEY, MISSING_POOLS_TASK
 
 if TYPE_CHECKING:
@@ -75,6 +82,7 @@ class DiscoverOperator(BaseOperator):
             raise PoolMissingError(missing_pools_message(missing))
 
         params = context["params"]
+        check_conf(context["dag_run"].conf, params)
         source = connections.default_source(bucket=params["bucket"], prefix=params["prefix"])
         request = request_from(params, bucket=source.bucket, prefix=source.prefix, context=context)
         settings = connections.open_settings()
@@ -228,14 +236,32 @@ def request_from(params: Mapping[str, Any], *, bucket: str, prefix: str, context
         scope=cast("Scope", params["scope"]),
         device=params["device"],
         allow_cpu_fallback=params["allow_cpu_fallback"],
-        max_images=params["max_images"],
-        shard_size=params["shard_size"],
+        max_images=_whole(params["max_images"]),
+        shard_size=_whole(params["shard_size"]),
         max_dead_ratio=params["max_dead_ratio"],
-        min_images_for_ratio=params["min_images_for_ratio"],
+        min_images_for_ratio=int(params["min_images_for_ratio"]),
         dry_run=params["dry_run"],
         dag_id=dag_run.dag_id,
         airflow_run_id=dag_run.run_id,
     )
+
+
+def _whole(value: float | None) -> int | None:
+    """Return a whole number as one: to a JSON schema 2.0 is an integer."""
+    return None if value is None else int(value)
+
+
+def check_conf(conf: Mapping[str, Any] | None, params: Mapping[str, Any]) -> None:
+    """Refuse a run whose configuration names what is no parameter, instead of running without it.
+
+    Raises:
+        SettingsError: names it, and what there is.
+    """
+    if unknown := sorted(set(conf or {}) - set(params)):
+        raise SettingsError(
+            f"the run's configuration names {', '.join(map(repr, unknown))}, which is no parameter of this Dag; "
+            f"there are {', '.join(params)}"
+        )
 
 
 def missing_pools_message(pools: Sequence[str]) -> str:

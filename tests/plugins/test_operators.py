@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from nightlabel_airflow import operators
 
-from inference.errors import ShardsUnfinishedError, TooManyDeadError
+from inference.errors import SettingsError, ShardsUnfinishedError, TooManyDeadError
 from inference.types import ModelId, Plan, RunRequest, RunSummary
 
 RUN_ID = UUID("cf2ebf3f-eb23-a16e-82e2-108fa59fc7e5")
@@ -139,3 +139,12 @@ def test_progress_is_told_at_most_every_ten_seconds():
         progress(8)
 
     assert told == [11 * 8, 21 * 8, 31 * 8]
+
+
+def test_a_run_whose_configuration_has_a_typing_error_is_refused():
+    operators.check_conf({"bucket": "b"}, {"bucket": "", "prefix": ""})
+    operators.check_conf(None, {"bucket": ""})
+    with pytest.raises(
+        SettingsError, match="names 'buckt', which is no parameter of this Dag; there are bucket, prefix"
+    ):
+        operators.check_conf({"buckt": "x"}, {"bucket": "", "prefix": ""})

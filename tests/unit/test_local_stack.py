@@ -98,9 +98,13 @@ def test_airflow_gets_its_own_servers_and_nothing_of_the_users_cloud(tmp_path: P
             "NIGHTLABEL_DATABASE_URL": "postgresql://production",
             "NIGHTLABEL_BATCH_SIZE": "4",
             "no_proxy": "intranet",
+            "ALL_PROXY": "socks5://127.0.0.1:9",
+            "https_proxy": "http://proxy:3128",
         },
     )
     environment = stack.airflow.environment()
+    assert "ALL_PROXY" not in environment, "Airflow's HTTP client cannot even ignore it"
+    assert environment["https_proxy"] == "http://proxy:3128"
     assert "production" not in "".join(environment.values())
     assert environment["NIGHTLABEL_BATCH_SIZE"] == "4"
     assert environment["NO_PROXY"] == environment["no_proxy"] == "intranet,127.0.0.1,localhost"
@@ -268,3 +272,21 @@ def test_settings_survive_a_change_of_folder():
     settings = StackSettings.read({"NIGHTLABEL_STATE": "relative", "NIGHTLABEL_STORE_PORT": "18333"})
     assert settings.state == Path.cwd() / "relative"
     assert StackSettings.read(settings.environment()) == settings
+
+
+@pytest.mark.parametrize("command", ["up", "run", "launch"])
+def test_a_state_folder_that_cannot_be_is_one_sentence(tmp_path: Path, command: str):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-m", "local_stack", command],
+        env={**os.environ, "NIGHTLABEL_STATE": str(tmp_path / "file")},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("error: The stack cannot keep its state in ")
+    assert line.endswith("choose another folder by NIGHTLABEL_STATE.")
