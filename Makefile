@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # uv trusts what the system trusts, as pip does.
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: help setup run up down status test test-unit check fmt dags lock schema clean
+.PHONY: help setup run up down status test test-unit test-faults check fmt dags lock schema clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,6 +44,9 @@ status: setup ## say what of them is running
 
 test: setup ## everything that needs no GPU, browser or hour
 	@$(BIN)/python -m pytest
+
+test-faults: setup ## kill, cut and starve it some hundred times, and check the books (half an hour; SEED=n repeats a run)
+	@$(BIN)/python -m pytest tests/faults --faults-full $(if $(SEED),--seed $(SEED))
 
 test-unit: setup ## the tests that start no server
 	@$(BIN)/python -m pytest tests/unit tests/boundaries tests/api tests/dags tests/plugins

@@ -122,6 +122,7 @@ CREATE TABLE nightlabel.outcome (
     engine text,
     run_id uuid NOT NULL,
     recorded_at timestamp with time zone DEFAULT now() NOT NULL,
+    decoder text,
     CONSTRAINT outcome_attempts_check CHECK ((attempts >= 1)),
     CONSTRAINT outcome_is_label_or_error CHECK ((((num_nonnulls(label, label_id, score, top_labels, top_scores, engine) = 6) AND (num_nonnulls(stage, error_code, message, retry_after) = 0) AND (cardinality(top_labels) = cardinality(top_scores))) OR ((num_nonnulls(label, label_id, score, top_labels, top_scores) = 0) AND (num_nonnulls(stage, error_code, message) = 3)))),
     CONSTRAINT outcome_score_check CHECK (((score >= (0)::double precision) AND (score <= (1)::double precision))),
@@ -132,6 +133,8 @@ PARTITION BY LIST (model_id);
 COMMENT ON TABLE nightlabel.outcome IS 'The ledger: one row per image version and model version, either a label or an error.';
 
 COMMENT ON COLUMN nightlabel.outcome.retry_after IS 'When a retryable dead letter is tried again; null when it is permanent.';
+
+COMMENT ON COLUMN nightlabel.outcome.decoder IS 'Of a dead letter of the decode stage: the decoder that gave up; another one tries it again.';
 
 CREATE VIEW nightlabel.production_line AS
  SELECT model_id,
@@ -172,7 +175,8 @@ CREATE VIEW nightlabel.dead_letter_open AS
             c.retry_after,
             c.engine,
             c.run_id,
-            c.recorded_at
+            c.recorded_at,
+            c.decoder
            FROM (nightlabel.production_line p
              JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
           ORDER BY (c.label IS NOT NULL) DESC, p.rank
@@ -232,7 +236,8 @@ CREATE VIEW nightlabel.latest_prediction AS
             c.retry_after,
             c.engine,
             c.run_id,
-            c.recorded_at
+            c.recorded_at,
+            c.decoder
            FROM (nightlabel.production_line p
              JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
           WHERE (c.label IS NOT NULL)
@@ -309,6 +314,7 @@ CREATE TABLE nightlabel.run (
     carried_labelled bigint DEFAULT 0 NOT NULL,
     carried_dead bigint DEFAULT 0 NOT NULL,
     list_s real DEFAULT 0 NOT NULL,
+    plan_attempt integer DEFAULT 0 NOT NULL,
     CONSTRAINT run_already_done_check CHECK ((already_done >= 0)),
     CONSTRAINT run_carried_dead_check CHECK ((carried_dead >= 0)),
     CONSTRAINT run_carried_labelled_check CHECK ((carried_labelled >= 0)),
@@ -324,6 +330,8 @@ COMMENT ON TABLE nightlabel.run IS 'One execution, however started; command line
 COMMENT ON COLUMN nightlabel.run.plan_number IS 'Grows when discovery is repeated; only shards of this plan count.';
 
 COMMENT ON COLUMN nightlabel.run.carried_labelled IS 'Labels that the run recorded under former plans; likewise carried_dead.';
+
+COMMENT ON COLUMN nightlabel.run.plan_attempt IS 'Fencing token of discovery: a plan of an older try of the task is refused.';
 
 CREATE TABLE nightlabel.shard (
     run_id uuid NOT NULL,
@@ -346,11 +354,17 @@ CREATE TABLE nightlabel.shard (
     started_at timestamp with time zone,
     heartbeat_at timestamp with time zone,
     finished_at timestamp with time zone,
+    ended_attempt integer DEFAULT 0 NOT NULL,
+    unclean_ends integer DEFAULT 0 NOT NULL,
+    in_flight integer DEFAULT 0 NOT NULL,
+    is_isolated boolean DEFAULT false NOT NULL,
     CONSTRAINT shard_counts_are_within_images CHECK (((labelled >= 0) AND (dead >= 0) AND (gone >= 0) AND (done_elsewhere >= 0) AND ((copied >= 0) AND (copied <= labelled)) AND ((((labelled + dead) + gone) + done_elsewhere) <= images))),
     CONSTRAINT shard_device_check CHECK ((device = ANY (ARRAY['cpu'::text, 'gpu'::text]))),
     CONSTRAINT shard_images_check CHECK ((images > 0)),
+    CONSTRAINT shard_in_flight_check CHECK ((in_flight >= 0)),
     CONSTRAINT shard_shard_number_check CHECK ((shard_number >= 0)),
-    CONSTRAINT shard_state_check CHECK ((state = ANY (ARRAY['planned'::text, 'running'::text, 'done'::text, 'superseded'::text])))
+    CONSTRAINT shard_state_check CHECK ((state = ANY (ARRAY['planned'::text, 'running'::text, 'done'::text, 'superseded'::text]))),
+    CONSTRAINT shard_unclean_ends_check CHECK ((unclean_ends >= 0))
 )
 WITH (fillfactor='50');
 
@@ -361,6 +375,14 @@ COMMENT ON COLUMN nightlabel.shard.attempt IS 'Fencing token: a write that carri
 COMMENT ON COLUMN nightlabel.shard.batches IS 'Batches that the present attempt has recorded; a batch is sent with its number and recorded once.';
 
 COMMENT ON COLUMN nightlabel.shard.fetch_s IS 'Seconds added over the threads of the stage; likewise the other three.';
+
+COMMENT ON COLUMN nightlabel.shard.ended_attempt IS 'The newest attempt that said that it ended; one that did not was killed, or its process died.';
+
+COMMENT ON COLUMN nightlabel.shard.unclean_ends IS 'Attempts that ended without saying so.';
+
+COMMENT ON COLUMN nightlabel.shard.in_flight IS 'Most refs without outcome that the present attempt may have begun: after an unclean end the first so many are suspects.';
+
+COMMENT ON COLUMN nightlabel.shard.is_isolated IS 'Whether every image of the shard is decoded in a process apart, since one killed its decoder.';
 
 CREATE VIEW nightlabel.run_summary AS
  SELECT r.run_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import random
 import shutil
 import tempfile
 import uuid
@@ -22,6 +23,36 @@ from local_stack.processes import free_ports
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("nightlabel")
+    group.addoption("--faults-full", action="store_true", help="hundreds of kills and outages instead of a few")
+    group.addoption("--seed", type=int, help="what all randomness comes from (default: another one each time)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--seed") is None:
+        config.option.seed = random.SystemRandom().randrange(2**31)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    size = "full" if config.getoption("--faults-full") else "quick"
+    return f"faults: {size}; seed: {config.getoption('--seed')} (repeat with --seed)"
+
+
+@pytest.fixture(scope="session")
+def is_full(pytestconfig: pytest.Config) -> bool:
+    """Whether the long form of a suite is wanted."""
+    return bool(pytestconfig.getoption("--faults-full"))
+
+
+@pytest.fixture
+def seed(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> int:
+    """What a test draws its randomness from: the run's seed and the test's name. Shown when the test fails."""
+    of_run = pytestconfig.getoption("--seed")
+    print(f"repeat with --seed {of_run}")  # noqa: T201 - pytest shows it with a failure
+    return int.from_bytes(hashlib.sha256(f"{of_run} {request.node.nodeid}".encode()).digest()[:4], "big")
 
 
 @pytest.fixture(scope="session")

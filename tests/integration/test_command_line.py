@@ -94,7 +94,7 @@ def photo(name: str) -> bytes:
 def test_migrate_and_classify_are_all_that_one_needs(unmigrated: CommandLine, bucket: Bucket):
     cli = unmigrated
     assert cli("migrate").stdout == (
-        "the results database was empty and is at revision 0001; production is efficientnet-lite0@1\n"
+        "the results database was empty and is at revision 0002; production is efficientnet-lite0@1\n"
     )
     for sample in PHOTOS:
         bucket.put(f"in/{sample.key}", photo_bytes(sample))
