@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     database_statement_timeout_s: Seconds = 300.0
     """Seconds that one statement may take; planning a large bucket takes the longest."""
 
+    database_patience_s: Seconds = 300.0
+    """Seconds that a worker waits for a results database that went away, or is full, before its task fails."""
+
     store_connect_timeout_s: Seconds = 5.0
     """Seconds to wait for a connection to the object store."""
 

@@ -28,7 +28,17 @@ from inference.errors import (
 from inference.planning import check_request, choose_device, images_to_plan, is_storable, parse_model, shard_size
 from inference.ports import Listing
 from inference.settings import Settings
-from inference.sinks.connecting import Connection, connect, describe, our_errors, translated
+from inference.sinks.connecting import (
+    Connection,
+    Patience,
+    can_be_waited_out,
+    connect,
+    describe,
+    hang_up,
+    keeps_connection,
+    our_errors,
+    translated,
+)
 from inference.sinks.statements import migrations, revision_of, statement
 from inference.types import (
     ImageRef,
@@ -50,14 +60,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""How long a statement that may be sent again waits for the database to come back: about 16 s in all."""
-
-SEND_AGAIN = (psycopg.OperationalError, psycopg.InterfaceError)
-"""Lost connections, deadlocks, serialization failures, a restarting server; not what ran into a time-out."""
-
 GIVE_UP_S = 2.0
 """How long to wait for the database to hear that nobody waits for its answer any more."""
+
+STATEMENTS_AT_ONCE = 2
+"""Most statements that do real work in what is sent again as a whole."""
+
+SILENCE_S = 5.0
+"""How much longer than the bound on statements their answer may take to arrive."""
 
 
 class PostgresSink:
@@ -75,7 +85,8 @@ class PostgresSink:
         self._settings = settings
         self._lock = threading.RLock()
         self._is_given_up = threading.Event()
-        self._connection = connect(settings)
+        self._patience = Patience(settings.database_patience_s, self._is_given_up)
+        self._connection = connect(settings)  # not waited for: whoever starts wants to hear at once what is wrong
         try:
             self._check_schema()
         except BaseException:
@@ -96,14 +107,23 @@ class PostgresSink:
             self._connection.close()
 
     def give_up(self) -> None:
-        """Stop waiting for the database, in whatever thread: the question is cancelled, nothing is sent again."""
+        """Stop waiting for the database, in whatever thread: the question is cancelled, nothing is sent again.
+
+        A database that does not even hear that is hung up on; only a new connection is waited for on, at most
+        ``database_connect_timeout_s``.
+        """
         self._is_given_up.set()
         with suppress(psycopg.Error):
             self._connection.cancel_safe(timeout=GIVE_UP_S)
+        if self._lock.acquire(timeout=GIVE_UP_S):
+            self._lock.release()
+        else:
+            hang_up(self._connection)
 
     @contextmanager
     def asking(self) -> Iterator[Connection]:
         """Lend the connection, for the registry of models; autocommit is on, and errors come out as ours."""
+        self._retried(lambda: self._connection.execute("SELECT"))  # what was lost since the last answer is made again
         with self._lock, our_errors(describe_or(self._connection)):
             yield self._connection
 
@@ -502,32 +522,49 @@ class PostgresSink:
         return self._retried(lambda: self._find_model(model))[1]
 
     def _retried(self, work: Callable[[], T]) -> T:
-        """Do work that may be done again, over a new connection if the present one is lost.
+        """Do work that may be done again, over a new connection if the present one is lost; wait an outage out.
 
         Raises:
-            SinkUnavailableError: the database did not come back.
+            SinkUnavailableError: the database did not come back within ``database_patience_s``, or gave up on a
+                statement.
         """
         with self._lock:
-            for pause_s in (*RETRY_PAUSES_S, None):
+            while True:
                 try:
                     if self._connection.closed:
                         self._connection = connect(self._settings)
-                    return work()
-                except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
-                    raise translated(error, describe_or(self._connection)) from error
-                except (*SEND_AGAIN, SinkUnavailableError) as error:
-                    if pause_s is None or self._is_given_up.is_set():
-                        if isinstance(error, SinkUnavailableError):
-                            raise
-                        raise translated(error, describe_or(self._connection)) from error
-                    logger.warning("The results database failed (%s); trying again in %.1f s", error, pause_s)
-                    with suppress(psycopg.Error):
-                        if not isinstance(error, psycopg.errors.DeadlockDetected):
-                            self._connection.close()
-                    self._is_given_up.wait(pause_s)
+                    with self._no_endless_silence():
+                        done = work()
                 except psycopg.Error as error:
-                    raise translated(error, describe_or(self._connection)) from error
-            raise AssertionError  # the loop returns or raises
+                    if not can_be_waited_out(error):
+                        self._patience.answered()
+                        raise translated(error, describe_or(self._connection)) from error
+                    if not keeps_connection(error):
+                        with suppress(psycopg.Error):
+                            self._connection.close()
+                    if not self._patience.wait(error):
+                        raise translated(error, describe_or(self._connection)) from error
+                except SinkUnavailableError as error:
+                    if not self._patience.wait(error):
+                        raise
+                else:
+                    self._patience.answered()
+                    return done
+
+    @contextmanager
+    def _no_endless_silence(self) -> Iterator[None]:
+        """Hang up on a database that is silent long after its own bound on statements: a stopped process or proxy.
+
+        Such a peer's kernel acknowledges everything, so that the connection never seems lost.
+        """
+        bound_s = STATEMENTS_AT_ONCE * self._settings.database_statement_timeout_s + SILENCE_S
+        timer = threading.Timer(bound_s, hang_up, [self._connection])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def check_revision(found: str, known: Sequence[str], where: str) -> None:
