@@ -15,9 +15,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from inference.errors import InferenceError, RunInterruptedError, SettingsError
+from inference.errors import InferenceError, RunInterruptedError, SettingsError, dead_letter_codes
 from inference.settings import Settings, read_settings
-from inference.types import RunRequest, RunSummary
+from inference.types import DeadLetterFilter, RunRequest, RunSummary
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -80,38 +80,43 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 when every image has an outcome and the dead ratio holds, 1 when not, 2 for usage.",
     )
     defaults = RunRequest(bucket="")
-    classify.add_argument("--bucket", required=True, metavar="B", help="name of the bucket")
-    classify.add_argument("--prefix", default="", metavar="P", help="beginning of the keys; any string, not a folder")
-    classify.add_argument(
-        "--model", default=defaults.model, metavar="M", help="an alias or NAME@VERSION (default: %(default)s)"
-    )
+    _add_run_options(classify, max_dead_ratio=defaults.max_dead_ratio)
     classify.add_argument(
         "--scope",
         choices=("unlabelled", "not_by_this_model"),
         default=defaults.scope,
         help="images without an outcome by any production model, or without one by this model (default: %(default)s)",
     )
-    classify.add_argument(
-        "--max-images", type=_whole(0), metavar="N", help="classify at most N images and leave the rest for later"
-    )
-    classify.add_argument("--shard-size", type=_whole(1), metavar="N", help="images a shard (default: by the backlog)")
-    classify.add_argument(
-        "--max-dead-ratio",
-        type=_share,
-        default=defaults.max_dead_ratio,
-        metavar="R",
-        help="fail when more than this share of the classified images are dead letters (default: %(default)s)",
-    )
-    classify.add_argument(
-        "--min-images-for-ratio",
-        type=_whole(0),
-        default=defaults.min_images_for_ratio,
-        metavar="N",
-        help="judge the ratio from so many classified images on (default: %(default)s)",
-    )
-    classify.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
-    classify.add_argument("--json", action="store_true", help="print the summary as a JSON object")
     classify.set_defaults(command=_classify)
+
+    retry = commands.add_parser(
+        "retry",
+        help="try dead letters again",
+        description="Try the open dead letters of a bucket again that match every filter given, permanent ones too and "
+        "whatever their time. The bucket is not listed: what was overwritten or deleted since counts as gone, and the "
+        "next run of classify finds what is there now. Discovered are the dead letters that match.",
+        epilog="Exit status: 0 when every image has an outcome and the dead ratio holds, 1 when not, 2 for usage.",
+    )
+    _add_run_options(retry, max_dead_ratio=1.0)
+    retry.add_argument(
+        "--code",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="C",
+        help=f"only dead letters with one of these codes: {', '.join(dead_letter_codes())}",
+    )
+    retry.add_argument(
+        "--failed-after", metavar="T", help="only those recorded at this date or time (ISO 8601, UTC) or later"
+    )
+    retry.add_argument("--failed-before", metavar="T", help="only those recorded before this date or time")
+    classes = retry.add_mutually_exclusive_group()
+    for name, text in (
+        ("permanent", "only those that no nightly run would try again"),
+        ("retryable", "only those that a nightly run would try again in its time"),
+    ):
+        classes.add_argument(f"--{name}", dest="permanent", action="store_const", const=name, default="any", help=text)
+    retry.set_defaults(command=_retry)
 
     migrate = commands.add_parser(
         "migrate",
@@ -141,6 +146,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_run_options(parser: argparse.ArgumentParser, *, max_dead_ratio: float) -> None:
+    """Add what every command that labels takes."""
+    defaults = RunRequest(bucket="")
+    parser.add_argument("--bucket", required=True, metavar="B", help="name of the bucket")
+    parser.add_argument("--prefix", default="", metavar="P", help="beginning of the keys; any string, not a folder")
+    parser.add_argument(
+        "--model", default=defaults.model, metavar="M", help="an alias or NAME@VERSION (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-images", type=_whole(0), metavar="N", help="classify at most N images and leave the rest for later"
+    )
+    parser.add_argument("--shard-size", type=_whole(1), metavar="N", help="images a shard (default: by the backlog)")
+    parser.add_argument(
+        "--max-dead-ratio",
+        type=_share,
+        default=max_dead_ratio,
+        metavar="R",
+        help="fail when more than this share of the classified images are dead letters (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-images-for-ratio",
+        type=_whole(0),
+        default=defaults.min_images_for_ratio,
+        metavar="N",
+        help="judge the ratio from so many classified images on (default: %(default)s)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
+    parser.add_argument("--json", action="store_true", help="print the summary as a JSON object")
+
+
 def _whole(least: int) -> Callable[[str], int]:
     def whole(text: str) -> int:
         try:
@@ -165,19 +200,40 @@ def _share(text: str) -> float:
 
 
 def _classify(options: argparse.Namespace, settings: Settings) -> int:
-    from inference import wiring
+    return _run(dataclasses.replace(_request(options), scope=options.scope), options, settings)
 
-    request = RunRequest(
+
+def _retry(options: argparse.Namespace, settings: Settings) -> int:
+    from inference.planning import parse_time
+
+    chosen = DeadLetterFilter(
+        codes=tuple(options.code),
+        failed_after=parse_time("--failed-after", options.failed_after) if options.failed_after else None,
+        failed_before=parse_time("--failed-before", options.failed_before) if options.failed_before else None,
+        permanent=options.permanent,
+    )
+    return _run(dataclasses.replace(_request(options), dead_letters=chosen), options, settings)
+
+
+def _request(options: argparse.Namespace) -> RunRequest:
+    return RunRequest(
         bucket=options.bucket,
         prefix=options.prefix,
         model=options.model,
-        scope=options.scope,
         max_images=options.max_images,
         shard_size=options.shard_size,
         max_dead_ratio=options.max_dead_ratio,
         min_images_for_ratio=options.min_images_for_ratio,
         dry_run=options.dry_run,
     )
+
+
+def _run(request: RunRequest, options: argparse.Namespace, settings: Settings) -> int:
+    """Run everything in this process and print how it ended."""
+    from inference import wiring
+    from inference.planning import check_request
+
+    check_request(request)  # what cannot mean anything needs no database to say so
     with _progress_bar() as bar:
 
         def advance(images: int, total: int) -> None:

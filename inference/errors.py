@@ -5,6 +5,7 @@ Two questions choose the class: can trying again help, and does it condemn one i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -33,6 +34,18 @@ class SinkUnavailableError(TransientError):
     """The results database does not answer, or gave up on a statement."""
 
     code = "database_unavailable"
+
+
+class MemoryLimitError(TransientError):
+    """This process needs more memory than it may have; what was recorded stays, and a fresh process goes on."""
+
+    code = "memory_limit"
+
+
+class WorkerDiedError(TransientError):
+    """The process that worked on a shard was killed, or died; what was recorded stays."""
+
+    code = "worker_died"
 
 
 class ImageGoneError(InferenceError):
@@ -115,6 +128,20 @@ class DecoderOutOfMemoryError(ImageError):
     """The decoder asked for more memory than there was."""
 
     code = "decoder_out_of_memory"
+    is_retryable = True
+
+
+class DecoderCrashedError(ImageError):
+    """The process that decoded this image, and nothing else, died of it."""
+
+    code = "decoder_crashed"
+    is_retryable = True
+
+
+class DecoderTimeoutError(ImageError):
+    """Decoding took longer than an image may take."""
+
+    code = "decoder_timeout"
     is_retryable = True
 
 
@@ -242,3 +269,20 @@ class ShardsUnfinishedError(ShardError):
     """Some shards ran out of retries; the next run finds their images again."""
 
     code = "shards_unfinished"
+
+
+def error_of(code: str, message: str) -> InferenceError:
+    """Return the error of a code, as another process reported it; a code that is not known here becomes the base."""
+    classes = {cls.code: cls for cls in _family(InferenceError)}
+    return classes.get(code, InferenceError)(message)
+
+
+def dead_letter_codes() -> tuple[str, ...]:
+    """Return the codes that a dead letter may have, in alphabetical order."""
+    return tuple(sorted(cls.code for cls in _family(ImageError) if cls is not ImageError))
+
+
+def _family(cls: type[InferenceError]) -> Iterator[type[InferenceError]]:
+    yield cls
+    for child in cls.__subclasses__():
+        yield from _family(child)

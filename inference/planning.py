@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
 from typing import Final, Literal
 
-from inference.errors import SettingsError
-from inference.types import Device, ModelId, RunRequest
+from inference.errors import SettingsError, dead_letter_codes
+from inference.types import DeadLetterFilter, Device, ModelId, RunRequest
 
 MAX_SHARDS: Final = 200
 """Mapped tasks of a run: the scheduler and the UI suffer from more long before Airflow's own limit of 1,024."""
@@ -18,8 +21,17 @@ MAX_SHARD_IMAGES: Final = 180_000
 """Half of a task's two hours at 50 images/s, a third of what two cores do."""
 
 
+DECODER_REVISION: Final = 1
+"""Raise it with every change of ``inference.decoding`` that lets an image through which was refused before."""
+
 MAX_NUMBER: Final = 2**31 - 1
 """Largest number that a run may ask for; the ledger's integers end there."""
+
+
+@cache
+def decoder_version() -> str:
+    """Return what decodes images here: a dead letter of the decode stage is tried again when it changes."""
+    return f"pillow {version('pillow')}, revision {DECODER_REVISION}"
 
 
 def is_storable(text: str) -> bool:
@@ -72,6 +84,25 @@ def parse_model(model: str) -> ModelId | str:
     raise SettingsError(f"the model is {model!r}; give an alias such as production, or NAME@VERSION")
 
 
+def parse_time(name: str, text: str) -> datetime:
+    """Return a moment that somebody wrote down; without an offset it is UTC.
+
+    Args:
+        name: Whose value it is, for the message.
+        text: A date or a time in ISO 8601.
+
+    Raises:
+        SettingsError: it is no such thing.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(
+            f"{name} is {text!r}; give a date or time such as 2026-11-24 or 2026-11-24T02:00:00Z"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def check_request(request: RunRequest) -> None:
     """Refuse a run that cannot mean anything.
 
@@ -96,4 +127,22 @@ def check_request(request: RunRequest) -> None:
     for name, text in (("bucket", request.bucket), ("prefix", request.prefix), ("model", request.model)):
         if not is_storable(text):
             raise SettingsError(f"{name} is {text!r}; it has to be text in UTF-8, without a NUL")
+    if request.dead_letters is not None:
+        _check_dead_letters(request.dead_letters)
     parse_model(request.model)
+
+
+def _check_dead_letters(chosen: DeadLetterFilter) -> None:
+    known = dead_letter_codes()
+    if unknown := [code for code in chosen.codes if code not in known]:
+        raise SettingsError(
+            f"no dead letter has the code {', '.join(map(repr, unknown))}; the codes are {', '.join(known)}"
+        )
+    if chosen.permanent not in {"any", "permanent", "retryable"}:
+        raise SettingsError(f"permanent is {chosen.permanent!r}; it is any, permanent or retryable")
+    after, before = chosen.failed_after, chosen.failed_before
+    if after is not None and before is not None and after >= before:
+        raise SettingsError(
+            f"failed_after is {after.isoformat()}, which is not before failed_before, {before.isoformat()}; "
+            "nothing can match"
+        )

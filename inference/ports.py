@@ -104,8 +104,8 @@ class ModelHandle(Protocol):
 class OutcomeSink(Protocol):
     """The ledger as a worker sees it: plan a run, claim a shard, record its batches, close the books."""
 
-    def plan_run(self, request: RunRequest, listing: Listing) -> Plan:
-        """Compare a listing with the ledger and store the shards of what is left, in one transaction."""
+    def plan_run(self, request: RunRequest, listing: Listing | None) -> Plan:
+        """Compare a listing, or the open dead letters, with the ledger and store the shards of what is left."""
         ...
 
     def claim_shard(self, run_id: UUID, shard_number: int) -> Shard:

@@ -259,6 +259,19 @@ class ShardStats:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetterFilter:
+    """Which open dead letters a run tries again; each part narrows the choice."""
+
+    codes: tuple[str, ...] = ()
+    """Error codes; none for every code."""
+    failed_after: datetime | None = None
+    """Aware; recorded at this time or later."""
+    failed_before: datetime | None = None
+    """Aware; recorded before this time."""
+    permanent: Literal["any", "permanent", "retryable"] = "any"
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """What a run is asked to do."""
 
@@ -278,8 +291,12 @@ class RunRequest:
     min_images_for_ratio: int = 20
     """The ratio is judged from this many classified images on."""
     dry_run: bool = False
+    dead_letters: DeadLetterFilter | None = None
+    """With a filter the run lists no bucket: it tries the open dead letters that match again."""
     dag_id: str = "cli"
     airflow_run_id: str | None = None
+    plan_attempt: int = 0
+    """Fencing token of discovery: a plan of an older try than the one that planned the run last is refused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,18 +120,23 @@ def available_device(wanted: Device, *, allow_cpu_fallback: bool) -> Device:
 
 
 def discover(request: RunRequest, *, store: ObjectStore, sink: PostgresSink) -> Plan:
-    """List the prefix and plan the run; with ``dry_run`` only say what would be done.
+    """List the prefix, or find the dead letters to try again, and plan the run; with ``dry_run`` only say what it is.
 
     Raises:
         SettingsError, ModelUnknownError: the request cannot be met.
+        StaleAttemptError: a newer try of discovery has planned this run.
         BucketMissingError, StoreCredentialsError, StoreUnavailableError: no listing; nothing was planned.
     """
     from inference.listing import TimedListing
 
-    plan = sink.plan_run(request, TimedListing(store, request.bucket, request.prefix, SystemClock()))
+    listing = None
+    if request.dead_letters is None:
+        listing = TimedListing(store, request.bucket, request.prefix, SystemClock())
+    plan = sink.plan_run(request, listing)
     logger.info(
-        "Listed %d objects in %.1f s: %d already done, %d to classify in %d shards, %d deferred",
+        "Found %d %s in %.1f s: %d already done, %d to classify in %d shards, %d deferred",
         plan.discovered,
+        "dead letters" if listing is None else "objects",
         plan.list_s,
         plan.already_done,
         plan.to_classify,

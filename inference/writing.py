@@ -5,20 +5,21 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from inference.types import DeadLetter, Outcome, Prediction
+from inference.types import DeadLetter, Outcome, Prediction, Stage
 
 MAX_MESSAGE_CHARACTERS = 1_000
 """A message of the ledger is a sentence; what a decoder quotes from hostile bytes may be longer."""
 
 
 def outcome_row(
-    outcome: Outcome, *, engine: str, now: datetime, retry_delay: timedelta, max_attempts: int
+    outcome: Outcome, *, engine: str, decoder: str, now: datetime, retry_delay: timedelta, max_attempts: int
 ) -> dict[str, Any]:
     """Return an outcome as ``sql/statements/record_batch.sql`` takes it.
 
     Args:
         outcome: A prediction or a dead letter.
         engine: What executed the model.
+        decoder: What decoded, for a dead letter of the decode stage.
         now: Aware; a retryable dead letter is tried again ``retry_delay`` later.
         retry_delay: How long a retryable dead letter rests.
         max_attempts: From this attempt on a dead letter is permanent.
@@ -44,6 +45,7 @@ def outcome_row(
                 "stage": outcome.stage.value,
                 "error_code": outcome.error_code,
                 "message": storable(outcome.message)[:MAX_MESSAGE_CHARACTERS],
+                "decoder": decoder if outcome.stage is Stage.DECODE else None,
                 "retry_after": (now + retry_delay).isoformat() if outcome.is_retryable and not is_last else None,
             }
     return row

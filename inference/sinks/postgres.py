@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -25,7 +26,15 @@ from inference.errors import (
     SinkUnavailableError,
     StaleAttemptError,
 )
-from inference.planning import check_request, choose_device, images_to_plan, is_storable, parse_model, shard_size
+from inference.planning import (
+    check_request,
+    choose_device,
+    decoder_version,
+    images_to_plan,
+    is_storable,
+    parse_model,
+    shard_size,
+)
 from inference.ports import Listing
 from inference.settings import Settings
 from inference.sinks.connecting import (
@@ -41,6 +50,7 @@ from inference.sinks.connecting import (
 )
 from inference.sinks.statements import migrations, revision_of, statement
 from inference.types import (
+    DeadLetterFilter,
     ImageRef,
     ManifestChunk,
     ModelId,
@@ -59,6 +69,9 @@ from inference.writing import outcome_row
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+IDLE_PLANNING_S = 60
+"""How long a discovery may leave the database waiting for its next statement; a listing takes as long as it takes."""
 
 GIVE_UP_S = 2.0
 """How long to wait for the database to hear that nobody waits for its answer any more."""
@@ -129,50 +142,77 @@ class PostgresSink:
 
     # Planning
 
-    def plan_run(self, request: RunRequest, listing: Listing) -> Plan:
-        """Compare a complete listing with the ledger and store the shards of what is left, in one transaction.
+    def plan_run(self, request: RunRequest, listing: Listing | None) -> Plan:
+        """Compare what there is with the ledger and store the shards of what is left, in one transaction.
 
-        Memory is bounded by a page of the listing. With ``dry_run`` the transaction is rolled back.
+        What there is: a complete listing, or the open dead letters that the request chooses. Memory is bounded by a
+        page of the listing. With ``dry_run`` the transaction is rolled back.
 
         Args:
             request: What to do.
-            listing: Every object under the prefix, page by page; read to its end before anything is decided.
+            listing: Every object under the prefix, page by page; read to its end before anything is decided. None for
+                a request with ``dead_letters``.
 
         Raises:
             SettingsError: the request cannot mean anything.
             ModelUnknownError: its model is not registered.
+            StaleAttemptError: a newer try of discovery has planned this run; nothing was written.
             SinkUnavailableError: the database does not answer; nothing was planned.
         """
         check_request(request)
         model_key, model = self._retried(lambda: self._find_model(request.model))
-        with (
-            self._lock,
-            our_errors(describe(self._connection)),
-            self._connection.transaction(force_rollback=request.dry_run),
-        ):
-            return self._plan(request, listing, model_key, model)
+        plan: Plan | None = None
+        try:
+            with (
+                self._lock,
+                our_errors(describe(self._connection)),
+                self._connection.transaction(force_rollback=request.dry_run),
+            ):
+                plan = self._plan(request, listing, model_key, model)
+        except SinkUnavailableError:
+            # Lost while it was committed: only looking tells whether the plan stands.
+            if plan is None or request.dry_run or not self._is_planned(plan, request.bucket):
+                raise
+        return plan
 
-    def _plan(self, request: RunRequest, listing: Listing, model_key: int, model: ModelId) -> Plan:
+    def _is_planned(self, plan: Plan, bucket: str) -> bool:
+        """Return whether a plan was committed, once the transaction that made it has ended."""
+
+        def look() -> bool:
+            with self._connection.transaction():
+                self._lock_bucket(self._connection.cursor(), bucket)  # held by that transaction for as long as it lasts
+                sql = "SELECT FROM nightlabel.run WHERE run_id = %s AND plan_number = %s"
+                return self._connection.execute(sql, [plan.run_id, plan.plan_number]).fetchone() is not None
+
+        return self._retried(look)
+
+    def _lock_bucket(self, cursor: psycopg.Cursor[tuple[Any, ...]], bucket: str) -> None:
+        """Let one discovery of a bucket at a time go on until its transaction ends."""
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('nightlabel.bucket ' || %s, 0))", [bucket])
+
+    def _plan(self, request: RunRequest, listing: Listing | None, model_key: int, model: ModelId) -> Plan:
         cursor = self._connection.cursor()
-        # The copy of the listing lasts as long as the store takes to list.
+        # The copy of the listing lasts as long as the store takes to list. A discovery that hangs, or whose machine is
+        # gone, does not keep the others waiting for long.
         cursor.execute("SET LOCAL statement_timeout = 0")
+        cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_PLANNING_S * 1000}")
         listed_at = _one(cursor.execute("SELECT clock_timestamp()"))[0]
         cursor.execute(statement("create_listing"))
-        self._copy_listing(cursor, listing)
+        if listing is not None:
+            self._copy_listing(cursor, listing)
         # From here on one discovery of a bucket at a time: they note the same objects, and plan the same images.
-        cursor.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('nightlabel.bucket ' || %s, 0))", [request.bucket]
-        )
-        cursor.execute(statement("drop_repeated_keys"))
-        cursor.execute("ANALYZE listed")
+        self._lock_bucket(cursor, request.bucket)
+        settled_by = self._settled_by(request, model_key)
         what = {"bucket": request.bucket, "prefix": request.prefix, "listed_at": listed_at, "model_id": model_key}
-        cursor.execute(statement("note_images"), what)
-        if cursor.execute(statement("note_listing"), what).fetchone() is not None:
-            cursor.execute(statement("note_objects"), what)
-            cursor.execute(statement("note_vanished"), what)
+        if listing is not None:
+            self._note_listing(cursor, what)
+        else:
+            self._find_dead_letters(cursor, request, what, settled_by)
 
         run_id, plan_number = self._begin_run(cursor, request, model_key, listed_at)
-        cursor.execute(statement("find_pending"), {**what, "settled_by": self._settled_by(request, model_key)})
+        cursor.execute(statement("close_abandoned"), {"run_id": run_id})
+        about = {"run_id": run_id, "is_retry": request.dead_letters is not None, "decoder": decoder_version()}
+        cursor.execute(statement("find_pending"), {**what, **about, "settled_by": settled_by})
         cursor.execute("ANALYZE pending")
         carried = {"run_id": run_id, "model_id": model_key}
         carried_labelled, carried_dead = _one(cursor.execute(statement("count_carried"), carried))
@@ -193,6 +233,7 @@ class PostgresSink:
         }
         shards = tuple(cast("int", number) for [number] in cursor.execute(statement("store_shards"), slices).fetchall())
         cursor.execute(statement("store_manifest"), slices)
+        list_s = 0.0 if listing is None else listing.list_s
         already_done = discovered - pending - carried_labelled - carried_dead
         counts = {
             "run_id": run_id,
@@ -201,7 +242,7 @@ class PostgresSink:
             "deferred": pending - planned,
             "carried_labelled": carried_labelled,
             "carried_dead": carried_dead,
-            "list_s": listing.list_s,
+            "list_s": list_s,
         }
         cursor.execute(statement("count_run"), counts)
         return Plan(
@@ -215,8 +256,45 @@ class PostgresSink:
             to_classify=planned,
             to_classify_bytes=planned_bytes,
             shards=() if request.dry_run else shards,
-            list_s=listing.list_s,
+            list_s=list_s,
         )
+
+    def _note_listing(self, cursor: psycopg.Cursor[tuple[Any, ...]], what: dict[str, Any]) -> None:
+        """Note which versions the listing shows and what each key holds now."""
+        cursor.execute(statement("drop_repeated_keys"))
+        cursor.execute("ANALYZE listed")
+        cursor.execute(statement("note_images"), what)
+        cursor.execute(statement("note_listing"), what)
+        cursor.execute(statement("note_objects"), what)
+        cursor.execute(statement("note_vanished"), what)
+
+    def _find_dead_letters(
+        self,
+        cursor: psycopg.Cursor[tuple[Any, ...]],
+        request: RunRequest,
+        what: dict[str, Any],
+        models: list[int],
+    ) -> None:
+        """Fill the listing with the open dead letters that the request chooses."""
+        chosen = request.dead_letters or DeadLetterFilter()
+        filters = {
+            "codes": list(chosen.codes),
+            "failed_after": chosen.failed_after,
+            "failed_before": chosen.failed_before,
+            "permanent": chosen.permanent,
+        }
+        known = self._known_run(cursor, request)
+        cursor.execute(statement("find_dead_letters"), {**what, **filters, "models": models, "run_id": known})
+        cursor.execute(statement("drop_repeated_keys"))
+        cursor.execute("ANALYZE listed")
+
+    def _known_run(self, cursor: psycopg.Cursor[tuple[Any, ...]], request: RunRequest) -> UUID | None:
+        """Return the run that a former try of discovery has planned."""
+        if request.airflow_run_id is None:
+            return None
+        sql = "SELECT run_id FROM nightlabel.run WHERE dag_id = %s AND airflow_run_id = %s"
+        row = cursor.execute(sql, [request.dag_id, request.airflow_run_id]).fetchone()
+        return None if row is None else cast("UUID", row[0])
 
     def _copy_listing(self, cursor: psycopg.Cursor[tuple[Any, ...]], listing: Listing) -> None:
         sql = "COPY listed (image_id, object_key, etag, size_bytes, last_modified) FROM STDIN (FORMAT BINARY)"
@@ -233,14 +311,9 @@ class PostgresSink:
     def _begin_run(
         self, cursor: psycopg.Cursor[tuple[Any, ...]], request: RunRequest, model_key: int, started_at: object
     ) -> tuple[UUID, int]:
-        known = None
-        if request.airflow_run_id is not None:
-            known = cursor.execute(
-                "SELECT run_id FROM nightlabel.run WHERE dag_id = %s AND airflow_run_id = %s",
-                [request.dag_id, request.airflow_run_id],
-            ).fetchone()
+        known = self._known_run(cursor, request)
         if known is not None:
-            cursor.execute(statement("supersede_plan"), {"run_id": known[0]})
+            cursor.execute(statement("supersede_plan"), {"run_id": known})
         parameters = {
             "model": request.model,
             "scope": request.scope,
@@ -249,34 +322,44 @@ class PostgresSink:
             "max_images": request.max_images,
             "shard_size": request.shard_size,
         }
-        row = _one(
-            cursor.execute(
-                statement("begin_run"),
-                {
-                    "run_id": uuid.uuid4(),
-                    "dag_id": request.dag_id,
-                    "airflow_run_id": request.airflow_run_id,
-                    "bucket": request.bucket,
-                    "prefix": request.prefix,
-                    "parameters": Jsonb(parameters),
-                    "model_id": model_key,
-                    "started_at": started_at,
-                    "max_dead_ratio": request.max_dead_ratio,
-                    "min_images_for_ratio": request.min_images_for_ratio,
-                },
+        if request.dead_letters is not None:
+            chosen = asdict(request.dead_letters)
+            parameters["dead_letters"] = {name: _as_json(value) for name, value in chosen.items()}
+        row = cursor.execute(
+            statement("begin_run"),
+            {
+                "run_id": uuid.uuid4(),
+                "dag_id": request.dag_id,
+                "airflow_run_id": request.airflow_run_id,
+                "bucket": request.bucket,
+                "prefix": request.prefix,
+                "parameters": Jsonb(parameters),
+                "model_id": model_key,
+                "started_at": started_at,
+                "max_dead_ratio": request.max_dead_ratio,
+                "min_images_for_ratio": request.min_images_for_ratio,
+                "plan_attempt": request.plan_attempt,
+            },
+        ).fetchone()
+        if row is None:
+            raise StaleAttemptError(
+                f"try {request.plan_attempt} of discovery found that a newer try has planned the run "
+                f"{request.airflow_run_id} of {request.dag_id}; nothing was written, and nothing needs to be done"
             )
-        )
         return cast("tuple[UUID, int]", row)
 
     def _settled_by(self, request: RunRequest, model_key: int) -> list[int]:
-        """Return the models whose outcomes settle an image: the production line and the run's own, or only the latter.
+        """Return the models whose outcomes settle an image, best first: the production line, and the run's own.
 
-        The run's own counts in any case: its outcome for an image is recorded once.
+        The run's own counts in any case: its outcome for an image is recorded once. It alone counts by the scope
+        ``not_by_this_model``, and for the dead letters of a model that was never in production.
         """
-        if request.scope == "not_by_this_model":
-            return [model_key]
-        line = self._connection.execute("SELECT model_id FROM nightlabel.production_line").fetchall()
-        return sorted({model_key, *(cast("int", key) for [key] in line)})
+        line = self._connection.execute("SELECT model_id FROM nightlabel.production_line ORDER BY rank").fetchall()
+        models = [cast("int", key) for [key] in line]
+        if model_key in models and request.scope == "unlabelled":
+            return models
+        is_alone = request.scope == "not_by_this_model" or request.dead_letters is not None
+        return [model_key] if is_alone else [*models, model_key]
 
     # Shards
 
@@ -370,6 +453,7 @@ class PostgresSink:
                 now=now,
                 retry_delay=timedelta(seconds=self._settings.dead_letter_retry_s),
                 max_attempts=self._settings.dead_letter_attempts,
+                decoder=decoder_version(),
             )
             for outcome in outcomes
         ]
@@ -430,7 +514,13 @@ class PostgresSink:
         """
 
         def finish() -> None:
-            _found(self._connection.execute(statement("finish_run"), {"run_id": run_id}).fetchone(), run_id)
+            with self._connection.transaction():
+                ended = self._connection.execute(statement("finish_run"), {"run_id": run_id}).fetchone()
+                if _found(ended, run_id)[-1]:
+                    self._connection.execute(
+                        "UPDATE nightlabel.run SET message = message || %s WHERE run_id = %s",
+                        [reasons_text(self._top_reasons(run_id, None)), run_id],
+                    )
             self._connection.execute(
                 "SELECT nightlabel.drop_old_manifests(%s)", [timedelta(days=self._settings.manifest_retention_days)]
             )
@@ -452,6 +542,18 @@ class PostgresSink:
 
         row = self._retried(read)
         return RunSummary(**{name: row[name] for name in RunSummary.__dataclass_fields__})
+
+    def top_reasons(self, run_id: UUID, shard_number: int | None = None) -> tuple[tuple[str, int], ...]:
+        """Return the most frequent codes of the dead letters of a run, or of one of its shards, with their counts.
+
+        At most three, most frequent first; of the run's present plan, and without what another run recorded.
+        """
+        return self._retried(lambda: self._top_reasons(run_id, shard_number))
+
+    def _top_reasons(self, run_id: UUID, shard_number: int | None) -> tuple[tuple[str, int], ...]:
+        where = {"run_id": run_id, "shard_number": shard_number}
+        rows = self._connection.execute(statement("top_reasons"), where).fetchall()
+        return tuple(cast("list[tuple[str, int]]", rows))
 
     def read_rules(self, run_id: UUID) -> RunRules:
         """Return what a run's parameters say about its shards.
@@ -586,6 +688,16 @@ def check_revision(found: str, known: Sequence[str], where: str) -> None:
         )
 
 
+def reasons_text(reasons: Sequence[tuple[str, int]]) -> str:
+    """Return the end of a sentence that names the most frequent codes; empty when there are none.
+
+    Args:
+        reasons: Codes with their counts, as ``PostgresSink.top_reasons`` returns them.
+    """
+    named = ", ".join(f"{code} ({images:,})" for code, images in reasons)
+    return f"; most often {named}" if named else ""
+
+
 def describe_or(connection: Connection) -> str:
     """Name host, port and database of a connection, also of one that is lost."""
     try:
@@ -605,6 +717,10 @@ def _found(row: T | None, run_id: UUID) -> T:
     if row is None:
         raise RunUnknownError(f"there is no run {run_id} in the results database, or its manifest was dropped")
     return row
+
+
+def _as_json(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _key(shard: Shard) -> dict[str, object]:

@@ -1,5 +1,5 @@
 -- Close the books of a run: failed when images are unfinished or when too many of those classified are dead,
--- in the run or in one of its shards.
+-- in the run or in one of its shards. Returns the state, the reason, and whether the dead ones are the reason.
 WITH judged AS (
     SELECT
         coalesce(sum(s.images - s.labelled - s.dead - s.gone - s.done_elsewhere), 0) AS unfinished,
@@ -14,16 +14,24 @@ WITH judged AS (
     WHERE r.run_id = %(run_id)s
     GROUP BY r.run_id
 ),
+verdict AS (
+    SELECT
+        j.unfinished > 0 AS is_unfinished,
+        j.is_shard_dead
+            OR (j.classified >= greatest(r.min_images_for_ratio, 1) AND j.dead > r.max_dead_ratio * j.classified)
+            AS is_dead
+    FROM judged AS j CROSS JOIN nightlabel.run AS r
+    WHERE r.run_id = %(run_id)s
+),
 sentence AS (
     SELECT
+        v.is_dead AND NOT v.is_unfinished AS is_dead,
         CASE
-            WHEN j.unfinished > 0 THEN j.unfinished || ' images have no outcome; the next run finds them again'
-            WHEN j.is_shard_dead
-                OR (j.classified >= greatest(r.min_images_for_ratio, 1) AND j.dead > r.max_dead_ratio * j.classified)
-                THEN j.dead || ' of ' || j.classified || ' classified images are dead letters, and max_dead_ratio is '
-                    || r.max_dead_ratio || '; see dead_letter_open'
+            WHEN v.is_unfinished THEN j.unfinished || ' images have no outcome; the next run finds them again'
+            WHEN v.is_dead THEN j.dead || ' of ' || j.classified
+                || ' classified images are dead letters, and max_dead_ratio is ' || r.max_dead_ratio || '; see dead_letter_open'
         END AS message
-    FROM judged AS j CROSS JOIN nightlabel.run AS r
+    FROM judged AS j CROSS JOIN verdict AS v CROSS JOIN nightlabel.run AS r
     WHERE r.run_id = %(run_id)s
 )
 UPDATE nightlabel.run AS r
@@ -31,4 +39,4 @@ SET state = CASE WHEN sentence.message IS NULL THEN 'succeeded' ELSE 'failed' EN
     message = sentence.message, finished_at = now()
 FROM sentence
 WHERE r.run_id = %(run_id)s
-RETURNING r.state, r.message;
+RETURNING r.state, r.message, sentence.is_dead;

@@ -13,25 +13,25 @@ given AS MATERIALIZED (
     SELECT *
     FROM jsonb_to_recordset(%(outcomes)s) AS g (
         image_id uuid, label text, label_id text, score real, top_labels text[], top_scores real[],
-        stage text, error_code text, message text, prior_attempts integer, retry_after timestamptz,
+        stage text, error_code text, message text, decoder text, prior_attempts integer, retry_after timestamptz,
         engine text, content_sha256 text
     )
 ),
 recorded AS (
     INSERT INTO nightlabel.outcome AS o (
         image_id, model_id, label, label_id, score, top_labels, top_scores,
-        stage, error_code, message, attempts, retry_after, engine, run_id
+        stage, error_code, message, decoder, attempts, retry_after, engine, run_id
     )
     SELECT
         g.image_id, %(model_id)s, g.label, g.label_id, g.score, g.top_labels, g.top_scores,
-        g.stage, g.error_code, g.message, g.prior_attempts + 1, g.retry_after, g.engine, fence.run_id
+        g.stage, g.error_code, g.message, g.decoder, g.prior_attempts + 1, g.retry_after, g.engine, fence.run_id
     FROM fence CROSS JOIN given AS g
     ORDER BY g.image_id
     ON CONFLICT (image_id, model_id) DO UPDATE
     SET label = excluded.label, label_id = excluded.label_id, score = excluded.score,
         top_labels = excluded.top_labels, top_scores = excluded.top_scores,
         stage = excluded.stage, error_code = excluded.error_code, message = excluded.message,
-        attempts = excluded.attempts, retry_after = excluded.retry_after, engine = excluded.engine,
+        decoder = excluded.decoder, attempts = excluded.attempts, retry_after = excluded.retry_after, engine = excluded.engine,
         run_id = excluded.run_id, recorded_at = excluded.recorded_at
     WHERE o.error_code IS NOT NULL AND o.attempts = excluded.attempts - 1
     RETURNING o.image_id, o.label IS NOT NULL AS is_label

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat", "lynx"}
+COUNTS = ("already_done", "deferred", "labelled", "dead", "gone", "done_elsewhere", "unfinished")
 
 
 @dataclass(frozen=True)
@@ -375,3 +376,68 @@ def test_keys_that_look_like_paths_and_very_long_ones_come_through_whole(cli: Co
     assert other.classify("--bucket", "odd")["labelled"] == len(keys)
     assert set(other.labels()) == set(keys)
     assert other.classify("--bucket", "odd", "--prefix", "a/")["already_done"] == 2
+
+
+def retried(cli: CommandLine, bucket: Bucket, *arguments: str, status: int = 0) -> dict[str, Any]:
+    """Try dead letters again and return the summary; its books have to balance."""
+    ended = cli("retry", "--bucket", bucket.name, *arguments, "--json", status=status)
+    summary = json.loads(ended.stdout.splitlines()[-1])
+    assert summary["discovered"] == sum(summary[part] for part in COUNTS)
+    return summary
+
+
+def test_dead_letters_are_tried_again_by_hand(cli: CommandLine, bucket: Bucket):
+    bucket.put("in/cut.jpg", truncated_jpeg())
+    bucket.put("in/text.jpg", b"no image at all")
+    bucket.put("large.png", photo("cat"))
+    small = {**cli.environment, "NIGHTLABEL_MAX_PIXELS": "100"}
+    CommandLine(small, cli.url).classify("--bucket", bucket.name, "--prefix", "large")
+    cli.classify("--bucket", bucket.name)
+    codes = "SELECT object_key, error_code, attempts, permanent FROM dead_letter_open ORDER BY 1"
+    assert [tuple(row.values()) for row in cli.rows(codes)] == [
+        ("in/cut.jpg", "truncated", 1, True),
+        ("in/text.jpg", "not_an_image", 1, True),
+        ("large.png", "too_many_pixels", 1, True),
+    ]
+
+    line = cli("retry", "--bucket", bucket.name, "--prefix", "in/", "--dry-run").stdout
+    assert "dry run with efficientnet-lite0@1: discovered 2, already_done 0, deferred 0, to_classify 2" in line
+
+    summary = retried(cli, bucket, "--code", "too_many_pixels", "--permanent")
+    assert (summary["dag_id"], summary["state"], summary["discovered"], summary["labelled"]) == (
+        "cli",
+        "succeeded",
+        1,
+        1,
+    )
+    assert cli.labels()["large.png"] in CATS
+
+    bucket.client.delete_object(Bucket=bucket.name, Key="in/text.jpg")
+    summary = retried(cli, bucket, "--code", "truncated", "not_an_image", "--failed-after", "2026-01-01")
+    assert (summary["state"], summary["dead"], summary["gone"]) == ("succeeded", 1, 1), "all may be dead in such a run"
+    assert next(tuple(row.values()) for row in cli.rows(codes)) == ("in/cut.jpg", "truncated", 2, True)
+
+    assert retried(cli, bucket, "--retryable")["discovered"] == 0
+    assert retried(cli, bucket, "--failed-before", "2026-01-01T00:00:00Z")["discovered"] == 0
+
+
+def test_a_retry_may_fail_by_its_ratio_and_names_the_reasons(cli: CommandLine, bucket: Bucket):
+    bucket.put("cut.jpg", truncated_jpeg())
+    cli.classify("--bucket", bucket.name)
+    arguments = ("retry", "--bucket", bucket.name, "--max-dead-ratio", "0.5", "--min-images-for-ratio", "1")
+    assert "error [too_many_dead]: 1 of 1 classified images" in cli(*arguments, status=1).stderr
+    message = "SELECT message FROM nightlabel.run WHERE state = 'failed'"
+    assert "; most often truncated (1)" in cli.rows(message)[0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--code", "broken"), "no dead letter has the code 'broken'; the codes are access_denied, "),
+        (("--failed-after", "yesterday"), "--failed-after is 'yesterday'; give a date or time such as 2026-11-24"),
+        (("--failed-after", "2026-02-01", "--failed-before", "2026-01-01"), "nothing can match"),
+        (("--permanent", "--retryable"), "not allowed with argument"),
+    ],
+)
+def test_a_choice_of_dead_letters_that_cannot_be_is_wrong_usage(unmigrated: CommandLine, arguments, sentence):
+    assert sentence in unmigrated("retry", "--bucket", "b", *arguments, status=2).stderr
