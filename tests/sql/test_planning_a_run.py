@@ -293,6 +293,18 @@ def test_an_older_listing_that_ends_later_hides_nothing_that_the_newer_one_saw(l
     assert shown == {"a": "e1", "b": "new"}
 
 
+def test_a_listing_that_ends_late_still_shows_what_no_newer_one_has_looked_at(ledger: Ledger):
+    def night() -> Iterator[Sequence[ListedObject]]:
+        with PostgresSink(ledger.settings) as other:  # an arrival, while the whole bucket is being listed
+            other.plan_run(RunRequest(bucket=BUCKET, prefix="in/new/"), Pages([[listed("in/new/b", "new")]]))
+        yield [listed("in/a"), listed("in/new/b", "old"), listed("in/new/c", "old"), listed("z")]
+
+    ledger.work(ledger.plan(listed("in/a", "former"), listed("in/new/c"), listed("y")))
+    ledger.work(ledger.sink.plan_run(RunRequest(bucket=BUCKET), Pages(night())))
+
+    assert set(ledger.latest()) == {"in/a", "z"}, "y vanished, and of in/new/ the arrival knows better"
+
+
 def test_discoveries_of_one_bucket_at_once_all_end_with_the_same_objects(ledger: Ledger):
     failures: list[Exception] = []
 
