@@ -29,9 +29,9 @@ triggered while the Dag is paused waits until it is unpaused.
 
 **When it is red.** In the log of the first red task, read the line that begins with a code in brackets, such as
 `[bucket_missing]`. `discover`: nothing was planned, and the line says what to change. `classify_on_…`: trouble with the
-store or the database is tried again three times; anything else is not worth it. Clear the task once the cause is gone:
-what was recorded is not computed again. `report`: shards are unfinished, or more images are dead than `max_dead_ratio`
-allows.
+store or the database, and a killed worker, is tried again five times; anything else is not worth it. Clear the task
+once the cause is gone: what was recorded is not computed again. `report`: shards are unfinished, or more images are
+dead than `max_dead_ratio` allows; once the cause is gone, the Dag `retry_dead_letters` tries these again.
 """
 
 from __future__ import annotations
@@ -39,101 +39,13 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param, TriggerRule
-from nightlabel_airflow.operators import ClassifyShardOperator, DiscoverOperator, ReportOperator
-from nightlabel_airflow.retries import RETRY_BY_ERROR
+from airflow.sdk import DAG, Param
+from nightlabel_airflow.operators import DiscoverOperator
+from nightlabel_airflow.params import amount_params, how_params, limit_params, source_params
+from nightlabel_airflow.tasks import DEFAULT_ARGS, TASK_OF_DEVICE, label_tasks
 from nightlabel_airflow.timetables import schedule_from
 
-WITHOUT_NUL = r"^[^\x00]*$"
-"""No database stores it as text."""
-
-PARAMS = {
-    "bucket": Param(
-        "",
-        type="string",
-        maxLength=63,
-        pattern=WITHOUT_NUL,
-        section="What to label",
-        description="Bucket of the images. Empty: the bucket (and prefix) in the extra of the connection images_s3.",
-    ),
-    "prefix": Param(
-        "",
-        type="string",
-        maxLength=1024,
-        pattern=WITHOUT_NUL,
-        section="What to label",
-        description="Only keys that begin with this text; it need not end at a slash. Empty: every key.",
-    ),
-    "scope": Param(
-        "unlabelled",
-        type="string",
-        enum=["unlabelled", "not_by_this_model"],
-        section="What to label",
-        description="unlabelled: images without an outcome from any model that is or was in production. "
-        "not_by_this_model: images without an outcome from the model below.",
-    ),
-    "max_images": Param(
-        None,
-        type=["null", "integer"],
-        minimum=1,
-        maximum=1_000_000_000,
-        section="What to label",
-        description="Classify at most this many images; the rest is deferred to the next run. Empty: no bound.",
-    ),
-    "dry_run": Param(
-        False,
-        type="boolean",
-        section="What to label",
-        description="Only say what would be classified; nothing is stored.",
-    ),
-    "model": Param(
-        "production",
-        type="string",
-        minLength=1,
-        maxLength=200,
-        pattern=WITHOUT_NUL,
-        section="How",
-        description="A model alias (production), or NAME@VERSION. A run keeps to one model version from start to end.",
-    ),
-    "device": Param(
-        "auto",
-        type="string",
-        enum=["auto", "cpu", "gpu"],
-        section="How",
-        description="cpu: workers of the queue cpu. gpu: workers of the queue gpu. auto: as the plan finds best.",
-    ),
-    "allow_cpu_fallback": Param(
-        False,
-        type="boolean",
-        section="How",
-        description="With device gpu: use the CPU rather than fail if there is no GPU.",
-    ),
-    "shard_size": Param(
-        None,
-        type=["null", "integer"],
-        minimum=1,
-        maximum=1_000_000,
-        section="How",
-        description="Images per mapped task. Empty: chosen by the backlog, so that there are few tasks.",
-    ),
-    "max_dead_ratio": Param(
-        0.5,
-        type="number",
-        minimum=0,
-        maximum=1,
-        section="When to fail",
-        description="The run fails if more than this share of the classified images are dead letters (0 to 1). "
-        "Their outcomes are recorded all the same.",
-    ),
-    "min_images_for_ratio": Param(
-        20,
-        type="integer",
-        minimum=1,
-        maximum=1_000_000_000,
-        section="When to fail",
-        description="The share is judged from this many classified images on.",
-    ),
-}
+WHAT = "What to label"
 
 with DAG(
     dag_id="classify_images",
@@ -141,39 +53,30 @@ with DAG(
     schedule=schedule_from(os.environ),
     catchup=False,
     max_active_runs=1,
-    params=PARAMS,
-    default_args={
-        "retries": 3,
-        "retry_delay": timedelta(minutes=1),
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(minutes=15),
-        "retry_policy": RETRY_BY_ERROR,
+    params={
+        **source_params(WHAT),
+        "scope": Param(
+            "unlabelled",
+            type="string",
+            enum=["unlabelled", "not_by_this_model"],
+            section=WHAT,
+            description="unlabelled: images without an outcome from any model that is or was in production. "
+            "not_by_this_model: images without an outcome from the model below.",
+        ),
+        **amount_params(WHAT),
+        **how_params(),
+        **limit_params(max_dead_ratio=0.5),
     },
+    default_args=DEFAULT_ARGS,
     doc_md=__doc__,
     tags=["images", "nightlabel"],
 ):
-    discover = DiscoverOperator(
-        task_id="discover",
-        task_of_device={"cpu": "classify_on_cpu", "gpu": "classify_on_gpu"},
-        execution_timeout=timedelta(hours=6),
-        doc_md="Lists the bucket, leaves out what has an outcome, and stores the shards of the rest in the results "
-        "database. Its log says what was found. Clearing it plans the run anew.",
+    label_tasks(
+        DiscoverOperator(
+            task_id="discover",
+            task_of_device=TASK_OF_DEVICE,
+            execution_timeout=timedelta(hours=6),
+            doc_md="Lists the bucket, leaves out what has an outcome, and stores the shards of the rest in the results "
+            "database. Its log says what was found. Clearing it plans the run anew.",
+        )
     )
-    report = ReportOperator(
-        task_id="report",
-        trigger_rule=TriggerRule.ALL_DONE,
-        execution_timeout=timedelta(minutes=30),
-        doc_md="Runs whatever happened before. Logs every count of the run and fails if shards are unfinished or too "
-        "many images are dead.",
-    )
-    for device in ("cpu", "gpu"):
-        classify = ClassifyShardOperator.partial(
-            task_id=f"classify_on_{device}",
-            queue=device,
-            pool=f"classify_{device}",
-            execution_timeout=timedelta(hours=2),
-            map_index_template="shard {{ task.shard_number }}",
-            doc_md=f"Labels the images of one shard per mapped task, on workers of the queue `{device}`. "
-            "Skipped if nothing is new, or if the run uses the other device.",
-        ).expand(shard_number=discover.output)
-        classify >> report

@@ -186,7 +186,7 @@ CREATE VIEW nightlabel.dead_letter_open AS
 
 COMMENT ON VIEW nightlabel.dead_letter_open IS 'One row per existing object whose current version could not be labelled, with stage, code and reason.';
 
-COMMENT ON COLUMN nightlabel.dead_letter_open.permanent IS 'True when only a hand or a new version of the object tries again.';
+COMMENT ON COLUMN nightlabel.dead_letter_open.permanent IS 'True when only a hand, a new decoder or a new version of the object tries again.';
 
 COMMENT ON COLUMN nightlabel.dead_letter_open.retry_after IS 'From when the nightly run tries again; null when permanent.';
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,7 +23,7 @@ from nightlabel_airflow.pools import MISSING_POOLS_KEY, MISSING_POOLS_TASK
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from inference.types import Device, Plan, RunRequest, RunSummary, Scope
+    from inference.types import DeadLetterFilter, Device, Plan, RunRequest, RunSummary, Scope
 
 T = TypeVar("T")
 
@@ -70,6 +71,7 @@ class DiscoverOperator(BaseOperator):
         Raises:
             PoolMissingError: a task of this run would never be scheduled.
             ConfigurationError: somebody has to change something; see the message.
+            StaleAttemptError: a newer try of this task has planned the run; nothing was written.
             TransientError: the store or the database does not answer.
         """
         from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_KEY, XCOM_SKIPMIXIN_SKIPPED
@@ -84,7 +86,7 @@ class DiscoverOperator(BaseOperator):
         params = context["params"]
         check_conf(context["dag_run"].conf, params)
         source = connections.default_source(bucket=params["bucket"], prefix=params["prefix"])
-        request = request_from(params, bucket=source.bucket, prefix=source.prefix, context=context)
+        request = self.request_of(params, bucket=source.bucket, prefix=source.prefix, context=context)
         settings = connections.open_settings()
         store = connections.open_store(settings)
         with connections.open_sink(settings) as sink:
@@ -95,6 +97,23 @@ class DiscoverOperator(BaseOperator):
         ti.xcom_push(key=XCOM_SKIPMIXIN_KEY, value={XCOM_SKIPMIXIN_SKIPPED: others})
         ti.xcom_push(key=PLAN_KEY, value=plan_counts(plan))
         return list(plan.shards)
+
+    def request_of(self, params: Mapping[str, Any], *, bucket: str, prefix: str, context: Context) -> RunRequest:
+        """Return what the trigger form asks for; arguments as of ``request_from``."""
+        return request_from(params, bucket=bucket, prefix=prefix, context=context)
+
+
+class DiscoverDeadLettersOperator(DiscoverOperator):
+    """Plan a run of open dead letters: find those that match, store their shards in Postgres. Lists no bucket."""
+
+    def request_of(self, params: Mapping[str, Any], *, bucket: str, prefix: str, context: Context) -> RunRequest:
+        """Return what the trigger form asks for.
+
+        Raises:
+            SettingsError: a time is none.
+        """
+        request = super().request_of(params, bucket=bucket, prefix=prefix, context=context)
+        return replace(request, dead_letters=dead_letters_from(params))
 
 
 class ClassifyShardOperator(BaseOperator):
@@ -187,9 +206,10 @@ class ReportOperator(BaseOperator):
         dag_run = context["dag_run"]
         with connections.open_sink(connections.open_settings()) as sink:
             summary = wiring.finish_run(sink.find_run(dag_run.dag_id, dag_run.run_id), sink=sink)
+            message = sink.read_message(summary.run_id)
         self.log.info("%s", summary_text(summary))
         if summary.state == "failed":
-            raise failure_of(summary)
+            raise failure_of(summary, message)
         return summary_counts(summary)
 
 
@@ -233,7 +253,7 @@ def request_from(params: Mapping[str, Any], *, bucket: str, prefix: str, context
         bucket=bucket,
         prefix=prefix,
         model=params["model"],
-        scope=cast("Scope", params["scope"]),
+        scope=cast("Scope", params.get("scope", "unlabelled")),
         device=params["device"],
         allow_cpu_fallback=params["allow_cpu_fallback"],
         max_images=_whole(params["max_images"]),
@@ -243,7 +263,21 @@ def request_from(params: Mapping[str, Any], *, bucket: str, prefix: str, context
         dry_run=params["dry_run"],
         dag_id=dag_run.dag_id,
         airflow_run_id=dag_run.run_id,
+        plan_attempt=context["ti"].try_number,
     )
+
+
+def dead_letters_from(params: Mapping[str, Any]) -> DeadLetterFilter:
+    """Return which dead letters the trigger form asks for.
+
+    Raises:
+        SettingsError: a time is none.
+    """
+    from inference.planning import parse_time
+    from inference.types import DeadLetterFilter
+
+    times = {name: parse_time(name, params[name]) for name in ("failed_after", "failed_before") if params[name]}
+    return DeadLetterFilter(codes=tuple(params["codes"]), permanent=params["permanent"], **times)
 
 
 def _whole(value: float | None) -> int | None:
@@ -290,9 +324,10 @@ def plan_counts(plan: Plan) -> dict[str, Any]:
 
 def plan_text(plan: Plan, request: RunRequest) -> str:
     """Return the plan in one sentence."""
-    verb = "A dry run would classify" if request.dry_run else "Planned to classify"
+    begin = "A dry run would" if request.dry_run else "Planned to"
+    work = "classify {} images" if request.dead_letters is None else "try {} dead letters again"
     return (
-        f"{verb} {plan.to_classify} images ({plan.to_classify_bytes / 1e6:.1f} MB) of s3://{request.bucket}/"
+        f"{begin} {work.format(plan.to_classify)} ({plan.to_classify_bytes / 1e6:.1f} MB) of s3://{request.bucket}/"
         f"{request.prefix} with {plan.model} on {plan.device} in {len(plan.shards)} shards; discovered "
         f"{plan.discovered} in {plan.list_s:.1f} s, already done {plan.already_done}, deferred {plan.deferred}"
     )
@@ -318,15 +353,16 @@ def summary_text(summary: RunSummary) -> str:
     return "\n".join(lines)
 
 
-def failure_of(summary: RunSummary) -> TooManyDeadError | ShardsUnfinishedError:
-    """Return why a run failed, with the counts."""
+def failure_of(summary: RunSummary, message: str | None) -> TooManyDeadError | ShardsUnfinishedError:
+    """Return why a run failed, with the counts.
+
+    Args:
+        summary: The run's.
+        message: What the ledger says of it; names the most frequent codes.
+    """
     if summary.unfinished:
         return ShardsUnfinishedError(
             f"{summary.unfinished} of {summary.discovered} images were left unfinished ({summary.labelled} labelled, "
             f"{summary.dead} dead); the logs of the failed shards say why, and the next run finds these images again"
         )
-    classified = summary.labelled + summary.dead
-    return TooManyDeadError(
-        f"{summary.dead} of {classified} classified images are dead letters, more than max_dead_ratio allows; "
-        f"every outcome is recorded, and the view dead_letter_open lists the reasons"
-    )
+    return TooManyDeadError(f"{message}; every outcome is recorded all the same")

@@ -3,13 +3,14 @@
 import json
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import pytest
 from nightlabel_airflow import operators
 
 from inference.errors import SettingsError, ShardsUnfinishedError, TooManyDeadError
-from inference.types import ModelId, Plan, RunRequest, RunSummary
+from inference.types import DeadLetterFilter, ModelId, Plan, RunRequest, RunSummary
 
 RUN_ID = UUID("cf2ebf3f-eb23-a16e-82e2-108fa59fc7e5")
 PARAMS = {
@@ -39,8 +40,14 @@ def summary(**overrides) -> RunSummary:
     return RunSummary(**values | overrides)
 
 
+def a_context(dag_id: str) -> Any:
+    """What an operator sees of a manual run's third try."""
+    dag_run = SimpleNamespace(dag_id=dag_id, run_id="manual__1", logical_date=None)
+    return {"dag_run": dag_run, "ti": SimpleNamespace(try_number=3)}
+
+
 def test_the_form_becomes_a_request_without_any_date_of_the_run():
-    context = {"dag_run": SimpleNamespace(dag_id="classify_images", run_id="manual__1", logical_date=None)}
+    context = a_context("classify_images")
 
     request = operators.request_from(PARAMS, bucket="photos", prefix="in/", context=context)
 
@@ -52,7 +59,33 @@ def test_the_form_becomes_a_request_without_any_date_of_the_run():
         min_images_for_ratio=20,
         dag_id="classify_images",
         airflow_run_id="manual__1",
+        plan_attempt=3,
     )
+
+
+def test_the_form_of_the_retry_becomes_a_choice_of_dead_letters():
+    form = {name: value for name, value in PARAMS.items() if name != "scope"}
+    chosen = {"codes": ["truncated"], "failed_after": "2026-11-20T02:00:00+02:00", "failed_before": None}
+    operator = operators.DiscoverDeadLettersOperator(task_id="discover", task_of_device={})
+
+    request = operator.request_of(
+        {**form, **chosen, "permanent": "permanent"},
+        bucket="photos",
+        prefix="",
+        context=a_context("retry_dead_letters"),
+    )
+
+    assert (request.dag_id, request.scope, request.plan_attempt) == ("retry_dead_letters", "unlabelled", 3)
+    assert request.dead_letters == DeadLetterFilter(
+        codes=("truncated",), failed_after=datetime(2026, 11, 20, tzinfo=UTC), permanent="permanent"
+    )
+
+
+def test_a_time_that_is_none_is_refused_by_its_name():
+    with pytest.raises(SettingsError, match="failed_before is 'yesterday'; give a date or time such as"):
+        operators.dead_letters_from(
+            {"codes": [], "failed_after": None, "failed_before": "yesterday", "permanent": "any"}
+        )
 
 
 @pytest.mark.parametrize("shards", [0, 200, 1024], ids=["none", "as many as are planned", "as many as Airflow allows"])
@@ -77,6 +110,12 @@ def test_a_dry_run_says_that_it_only_would():
     text = operators.plan_text(plan(shards=()), RunRequest("photos", dry_run=True))
 
     assert text.startswith("A dry run would classify 100 images")
+
+
+def test_the_plan_of_a_retry_speaks_of_dead_letters():
+    text = operators.plan_text(plan(), RunRequest("photos", dead_letters=DeadLetterFilter()))
+
+    assert text.startswith("Planned to try 100 dead letters again (12.3 MB) of s3://photos/ with lite0@1 on cpu in 4")
 
 
 def test_the_report_shows_every_count():
@@ -108,17 +147,19 @@ def test_a_run_that_did_nothing_has_no_speed():
 
 
 def test_unfinished_shards_are_the_reason_before_dead_images_are():
-    error = operators.failure_of(summary(state="failed", unfinished=30, dead=500))
+    error = operators.failure_of(summary(state="failed", unfinished=30, dead=500), "30 images have no outcome")
 
     assert isinstance(error, ShardsUnfinishedError)
     assert str(error).startswith("30 of 1234 images were left unfinished (120 labelled, 500 dead)")
 
 
-def test_too_many_dead_images_are_counted_in_the_reason():
-    error = operators.failure_of(summary(state="failed", dead=80))
+def test_too_many_dead_images_fail_the_run_with_what_the_ledger_says_of_them():
+    message = "80 of 200 classified images are dead letters, and max_dead_ratio is 0.2; most often truncated (80)"
+
+    error = operators.failure_of(summary(state="failed", dead=80), message)
 
     assert isinstance(error, TooManyDeadError)
-    assert str(error).startswith("80 of 200 classified images are dead letters, more than max_dead_ratio allows")
+    assert str(error) == f"{message}; every outcome is recorded all the same"
 
 
 def test_missing_pools_are_named_with_the_command_that_makes_them():

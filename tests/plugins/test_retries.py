@@ -8,7 +8,9 @@ from nightlabel_airflow.retries import RETRY_BY_ERROR
 
 from inference import errors
 
-TRY_AGAIN = {"TransientError", "StoreUnavailableError", "SinkUnavailableError"}
+TRY_AGAIN = {
+    "TransientError", "StoreUnavailableError", "SinkUnavailableError", "MemoryLimitError", "WorkerDiedError",
+}  # fmt: skip
 ERRORS = sorted(
     (error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.InferenceError)),
     key=lambda error: error.__name__,

@@ -1,0 +1,115 @@
+"""The trigger form's parameters that Dags share, by section of the form. Light at import."""
+
+from __future__ import annotations
+
+from airflow.sdk import Param
+
+WITHOUT_NUL = r"^[^\x00]*$"
+"""No database stores it as text."""
+
+
+def source_params(section: str) -> dict[str, Param]:
+    """Return the parameters that say where the images are."""
+    return {
+        "bucket": Param(
+            "",
+            type="string",
+            maxLength=63,
+            pattern=WITHOUT_NUL,
+            section=section,
+            description="Bucket of the images. Empty: the bucket (and prefix) in the extra of the connection "
+            "images_s3.",
+        ),
+        "prefix": Param(
+            "",
+            type="string",
+            maxLength=1024,
+            pattern=WITHOUT_NUL,
+            section=section,
+            description="Only keys that begin with this text; it need not end at a slash. Empty: every key.",
+        ),
+    }
+
+
+def amount_params(section: str) -> dict[str, Param]:
+    """Return the parameters that say how much of what was found is classified."""
+    return {
+        "max_images": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            maximum=1_000_000_000,
+            section=section,
+            description="Classify at most this many images; the rest is deferred to another run. Empty: no bound.",
+        ),
+        "dry_run": Param(
+            False,
+            type="boolean",
+            section=section,
+            description="Only say what would be classified; nothing is stored.",
+        ),
+    }
+
+
+def how_params() -> dict[str, Param]:
+    """Return the parameters that say with what images are classified."""
+    return {
+        "model": Param(
+            "production",
+            type="string",
+            minLength=1,
+            maxLength=200,
+            pattern=WITHOUT_NUL,
+            section="How",
+            description="A model alias (production), or NAME@VERSION. A run keeps to one model version from start to "
+            "end.",
+        ),
+        "device": Param(
+            "auto",
+            type="string",
+            enum=["auto", "cpu", "gpu"],
+            section="How",
+            description="cpu: workers of the queue cpu. gpu: workers of the queue gpu. auto: as the plan finds best.",
+        ),
+        "allow_cpu_fallback": Param(
+            False,
+            type="boolean",
+            section="How",
+            description="With device gpu: use the CPU rather than fail if there is no GPU.",
+        ),
+        "shard_size": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            maximum=1_000_000,
+            section="How",
+            description="Images per mapped task. Empty: chosen by the backlog, so that there are few tasks.",
+        ),
+    }
+
+
+def limit_params(*, max_dead_ratio: float) -> dict[str, Param]:
+    """Return the parameters that say when a run fails.
+
+    Args:
+        max_dead_ratio: The default, 0 to 1.
+    """
+    return {
+        "max_dead_ratio": Param(
+            max_dead_ratio,
+            type="number",
+            minimum=0,
+            maximum=1,
+            section="When to fail",
+            description="The run fails if more than this share of the classified images are dead letters (0 to 1). "
+            "Their outcomes are recorded all the same.",
+        ),
+        "min_images_for_ratio": Param(
+            20,
+            type="integer",
+            minimum=1,
+            maximum=1_000_000_000,
+            section="When to fail",
+            description="The share is judged from this many classified images on.",
+        ),
+    }
