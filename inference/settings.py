@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     store_read_timeout_s: Seconds = 30.0
     """Seconds to wait for the next bytes of the object store."""
 
+    fetch_timeout_s: Seconds = 120.0
+    """Seconds for one object, or one page of a listing, all attempts together."""
+
     manifest_retention_days: Count = 7
     """Days after which the manifest of a finished run is dropped."""
 

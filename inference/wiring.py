@@ -61,6 +61,7 @@ def open_store(settings: Settings, *, session: boto3.Session | None = None, endp
         endpoint_url=endpoint_url,
         connect_timeout_s=settings.store_connect_timeout_s,
         read_timeout_s=settings.store_read_timeout_s,
+        fetch_timeout_s=settings.fetch_timeout_s,
         connections=settings.fetch_threads,
     )
 

@@ -17,6 +17,7 @@ class Request(BaseHTTPRequestHandler):
     """One request; answers have the methods below to say something."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: FaultyStore
 
     def do_GET(self) -> None:

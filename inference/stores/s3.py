@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from datetime import UTC
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
         ListObjectsV2RequestTypeDef,
     )
 
+T = TypeVar("T")
+
 WHERE_TO_SET: Final = "AWS_ENDPOINT_URL_S3 or the connection images_s3"
 WHERE_TO_SET_KEYS: Final = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or role, or the connection images_s3"
 
@@ -71,6 +76,9 @@ _CREDENTIAL_CODES: Final = frozenset(
     }
 )
 """Codes that concern us and not a key: no other request would fare better."""
+
+_NEVER_BETTER: Final = frozenset({"AccountProblem", "NotSignedUp", "RequestTimeTooSkewed"})
+"""Those of them that other keys of the same account would meet as well."""
 
 _REGION_CODES: Final = frozenset(
     {"301", "307", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
@@ -105,10 +113,32 @@ _NO_CREDENTIALS: Final = (
 )
 
 
+_SHORTEST_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 4.0
+_SAME_PAGE_AT_MOST: Final = 3
+_EMPTY_PAGES_AT_MOST: Final = 1_000
+_VAIN_RENEWAL_S: Final = 10.0
+"""Seconds for which credentials that came back unchanged are not looked up again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Connection:
+    client: S3Client
+    session: boto3.Session
+
+
 class S3Store:
     """Reads a bucket. Connects when it is first used; then safe to share between threads.
 
     What is not given comes from where boto3 looks for it: the ``AWS_*`` variables, profiles, roles, instance metadata.
+    Credentials from there that the store refuses, such as expired ones, are looked up again once for each request.
+
+    **What is tried again, and how often.** No answer, an answer that asks for patience (503, 429 …) and a body that
+    does not come whole are tried again, up to ``attempts`` requests in all, after pauses of 0.25, 0.5, 1, 2 and 4
+    seconds of which a random half is waited or more: a burst of four seconds is ridden out, and threads do not come
+    back all at once. All threads together may repeat 100 requests at once and two a second in the long run; over
+    that budget, and ``fetch_timeout_s`` after the first attempt, trouble is reported as it comes. boto3 itself repeats
+    nothing.
 
     Args:
         session: A session that already knows its credentials, such as Airflow's hook for AWS makes.
@@ -121,7 +151,9 @@ class S3Store:
         connections: Connections kept open; as many as there are threads that fetch.
         connect_timeout_s: Seconds to wait for a connection.
         read_timeout_s: Seconds to wait for the next bytes.
-        attempts: Tries of one request, the first included, with growing pauses between them.
+        fetch_timeout_s: Seconds for one object, or one page of a listing, all attempts together. What is being read
+            then is cut off, however regularly bytes come; an answer is waited for no longer than ``read_timeout_s``.
+        attempts: Requests for the same thing, the first included.
     """
 
     def __init__(
@@ -137,7 +169,8 @@ class S3Store:
         connections: int = 16,
         connect_timeout_s: float = 5.0,
         read_timeout_s: float = 30.0,
-        attempts: int = 4,
+        fetch_timeout_s: float = 120.0,
+        attempts: int = 6,
     ) -> None:
         self._session = session
         self._profile_name = profile_name
@@ -152,12 +185,16 @@ class S3Store:
             max_pool_connections=connections,
             connect_timeout=connect_timeout_s,
             read_timeout=read_timeout_s,
-            retries={"mode": "standard", "total_max_attempts": attempts},
+            retries={"mode": "standard", "total_max_attempts": 1},  # see _patiently
             user_agent_extra="nightlabel",
         )
+        self._fetch_timeout_s = fetch_timeout_s
         self._attempts = attempts
         self._lock = threading.Lock()
-        self._opened: S3Client | None = None
+        self._opened: _Connection | None = None
+        self._no_renewal_before = 0.0
+        self._budget = _RetryBudget()
+        self._watch = _Watch(min(1.0, fetch_timeout_s / 4))
 
     def list_pages(self, bucket: str, prefix: str) -> Iterator[Sequence[ListedObject]]:
         """Yield every object whose key begins with the string ``prefix``, in pages of at most 1,000.
@@ -169,37 +206,19 @@ class S3Store:
             StoreUnavailableError: no answer, no listing for an answer, or a listing that does not advance.
         """
         request: ListObjectsV2RequestTypeDef = {"Bucket": bucket, "Prefix": prefix}
-        seen_token, seen_key, pages = "", None, 0
+        course = _Course()
         while True:
-            try:
-                answer = self._client.list_objects_v2(**request)
-            except (BotoCoreError, ClientError) as error:
-                raise self._refused(error, bucket, "listed") from error
-            if "IsTruncated" not in answer:
-                raise StoreUnavailableError(
-                    f"{self._address} answered with something else than a listing of the bucket {bucket!r}; "
-                    f"check that {WHERE_TO_SET} names an S3 service"
-                )
-
-            page = _listed(bucket, answer)
-            pages += 1
-            if page and page[0].key == seen_key:
-                raise self._stuck(bucket, f"page {pages:,} begins like the one before")
+            page, token = self._patiently(lambda client, _: self._list_page(client, bucket, request))
             yield page
-            if not answer["IsTruncated"]:
+            if token is None:
                 return
-
-            # A token that was seen before leads round in a circle. One is remembered, renewed at page 1, 2, 4, 8 …:
-            # that finds a circle of any length, and needs no memory that grows with the bucket.
-            token = answer.get("NextContinuationToken", "")
-            if not token or token in {seen_token, request.get("ContinuationToken")}:
-                raise self._stuck(
-                    bucket, f"page {pages:,} leads to {'a page already seen' if token else 'no next one'}"
+            astray = course.leads_astray(page[0].key if page else None, token)
+            if astray:
+                raise StoreUnavailableError(
+                    f"the listing of the bucket {bucket!r} by {self._address} does not advance ({astray}); try again, "
+                    "and if it stays so, the store is faulty"
                 )
-            if pages & (pages - 1) == 0:
-                seen_token = token
             request["ContinuationToken"] = token
-            seen_key = page[0].key if page else seen_key
 
     def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
         """Return the object's bytes, whole, if it still is the version of ``ref``.
@@ -209,52 +228,126 @@ class S3Store:
             ObjectAccessDeniedError: the store refuses this key.
             ObjectTooLargeError: more than ``max_bytes``; the body was not read.
             BucketMissingError, StoreCredentialsError, SettingsError: somebody has to change something.
-            StoreUnavailableError: no answer, or every one of them was cut short, stalled or did not match its checksum.
+            StoreUnavailableError: no answer, or every one of them was cut short, stalled, took too long or did not
+                match its checksum.
         """
-        for attempt in range(1, self._attempts + 1):
-            answer = self._open(ref)
-            try:
-                return _read(answer, ref, max_bytes)
-            except (
-                BotoCoreError,
-                HTTPError,
-                OSError,
-            ) as error:  # boto3 retries what comes before the body, but not the body
-                if attempt == self._attempts:
-                    raise StoreUnavailableError(
-                        f"{self._address} did not send the object {ref.key!r} of the bucket {ref.bucket!r} whole in "
-                        f"{attempt} attempts ({error}); try again later"
-                    ) from error
-            time.sleep(random.uniform(0, min(2.0, 0.1 * 2**attempt)))  # noqa: S311 - only spreads the load
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        return self._patiently(lambda client, give_up_at: self._get(client, ref, max_bytes, give_up_at))
 
-    def _open(self, ref: ImageRef) -> GetObjectOutputTypeDef:
+    def _patiently(self, ask: Callable[[S3Client, float], T]) -> T:
+        """Return what ``ask`` returns; try again as the class promises.
+
+        Args:
+            ask: Called with a client and with the time (monotonic) when the last attempt has to be over.
+        """
+        give_up_at = time.monotonic() + self._fetch_timeout_s
+        attempt, has_renewed = 1, False
+        while True:
+            connection = self._connection()
+            try:
+                return ask(connection.client, give_up_at)
+            except StoreCredentialsError as error:
+                if has_renewed or not _may_be_stale(error) or not self._renew(connection):
+                    raise
+                has_renewed = True
+            except StoreUnavailableError as error:
+                pause = min(_LONGEST_PAUSE_S, _SHORTEST_PAUSE_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1)  # noqa: S311 - spreads the load
+                if (
+                    attempt >= self._attempts
+                    or time.monotonic() + pause >= give_up_at
+                    or not self._budget.take(time.monotonic())
+                ):
+                    if attempt == 1:
+                        raise
+                    raise StoreUnavailableError(f"{error} (asked {attempt} times)") from error.__cause__
+                time.sleep(pause)
+                attempt += 1
+
+    def _list_page(
+        self, client: S3Client, bucket: str, request: ListObjectsV2RequestTypeDef
+    ) -> tuple[list[ListedObject], str | None]:
+        """Return one page and the token of the next one; None after the last."""
+        try:
+            answer = _bounded(lambda: client.list_objects_v2(**request), self._fetch_timeout_s)
+            page = _listed(bucket, answer)
+            return page, answer.get("NextContinuationToken", "") if answer["IsTruncated"] else None
+        except TimeoutError as error:
+            raise StoreUnavailableError(
+                f"{self._address} did not send a page of the listing of the bucket {bucket!r} whole in "
+                f"{self._fetch_timeout_s:g} seconds; try again later, or raise NIGHTLABEL_FETCH_TIMEOUT_S"
+            ) from error
+        except (BotoCoreError, ClientError, RuntimeError) as error:
+            raise self._refused(error, bucket, "listed") from error
+        except (KeyError, ValueError) as error:
+            raise StoreUnavailableError(
+                f"{self._address} answered with something else than a listing of the bucket {bucket!r}; "
+                f"check that {WHERE_TO_SET} names an S3 service"
+            ) from error
+
+    def _get(self, client: S3Client, ref: ImageRef, max_bytes: int, give_up_at: float) -> bytes:
         request: GetObjectRequestTypeDef = {"Bucket": ref.bucket, "Key": ref.key}
         if ref.etag:
             request["IfMatch"] = f'"{ref.etag}"'
         try:
-            return self._client.get_object(**request)
-        except (BotoCoreError, ClientError) as error:
+            answer = client.get_object(**request)
+        except (BotoCoreError, ClientError, RuntimeError) as error:
             raise self._refused_key(error, ref) from error
+
+        reading = _Reading(give_up_at)
+        why: object = f"cut off after {self._fetch_timeout_s:g} seconds, see NIGHTLABEL_FETCH_TIMEOUT_S"
+        cause: Exception | None = None
+        try:
+            with answer["Body"] as stream, self._watch.over(reading, stream):
+                data = _read(answer, ref, max_bytes)
+            # A connection that was shut down under TLS could go on to give what is not decrypted.
+            if not reading.is_over:
+                return data
+        except (BotoCoreError, HTTPError, OSError, ValueError) as error:
+            cause = error
+            if not reading.is_over:
+                why = error
+        raise StoreUnavailableError(
+            f"{self._address} did not send the object {ref.key!r} of the bucket {ref.bucket!r} whole ({why}); "
+            "try again later"
+        ) from cause
 
     @property
     def _client(self) -> S3Client:
+        return self._connection().client
+
+    def _connection(self) -> _Connection:
         with self._lock:
             if self._opened is None:
                 self._opened = self._connect()
             return self._opened
 
-    def _connect(self) -> S3Client:
+    def _renew(self, refused: _Connection) -> bool:
+        """Replace a connection whose credentials were refused; return whether there are others to ask with."""
+        with self._lock:
+            if self._opened is not refused:
+                return True  # another thread was here first
+            if self._credentials["aws_access_key_id"] is not None or time.monotonic() < self._no_renewal_before:
+                return False
+            if self._session is not None:
+                _expire(self._session)
+            fresh = self._connect()
+            found, before = fresh.session.get_credentials(), refused.session.get_credentials()
+            if not isinstance(found, RefreshableCredentials) and _keys(found) == _keys(before):
+                self._no_renewal_before = time.monotonic() + _VAIN_RENEWAL_S
+                return False
+            self._opened = fresh
+            return True
+
+    def _connect(self) -> _Connection:
         arguments: dict[str, Any] = {name: value for name, value in self._credentials.items() if value is not None}
         try:
             session = self._session or boto3.Session(profile_name=self._profile_name)
             client: S3Client = session.client("s3", config=self._config, **arguments)
             host = urlsplit(client.meta.endpoint_url).hostname or ""
-            if "amazonaws.com" in host:
-                return client
-            # Other stores are rarely reachable under a host name for each bucket.
-            by_path = self._config.merge(Config(s3={"addressing_style": "path"}))
-            return session.client("s3", config=by_path, **arguments)
+            if "amazonaws.com" not in host:
+                # Other stores are rarely reachable under a host name for each bucket.
+                by_path = self._config.merge(Config(s3={"addressing_style": "path"}))
+                client = session.client("s3", config=by_path, **arguments)
+            return _Connection(client, session)
         except _NO_CREDENTIALS as error:
             raise self._no_credentials(error) from error
         except (BotoCoreError, ValueError) as error:
@@ -266,7 +359,7 @@ class S3Store:
     def _address(self) -> str:
         return f"the object store at {self._client.meta.endpoint_url}"
 
-    def _refused_key(self, error: BotoCoreError | ClientError, ref: ImageRef) -> InferenceError:
+    def _refused_key(self, error: BotoCoreError | ClientError | RuntimeError, ref: ImageRef) -> InferenceError:
         """Return our error for a request for one key."""
         if isinstance(error, ClientError) and error.operation_name == "GetObject":
             code, status = _code(error), _status(error)
@@ -282,9 +375,10 @@ class S3Store:
                 )
         return self._refused(error, ref.bucket, "read")
 
-    def _refused(self, error: BotoCoreError | ClientError, bucket: str, action: str) -> InferenceError:
+    def _refused(self, error: BotoCoreError | ClientError | RuntimeError, bucket: str, action: str) -> InferenceError:
         """Return our error for a request that failed for a reason that concerns the whole bucket."""
-        if isinstance(error, _NO_CREDENTIALS):
+        # A RuntimeError is what botocore raises when credentials were renewed and are out of date all the same.
+        if isinstance(error, (*_NO_CREDENTIALS, RuntimeError)):
             return self._no_credentials(error)
         if isinstance(error, ParamValidationError):
             return SettingsError(
@@ -297,9 +391,7 @@ class S3Store:
 
         code, status = _code(error), _status(error)
         if status >= 500 or status in {408, 429} or code in _PATIENCE_CODES:
-            return StoreUnavailableError(
-                f"{self._address} asks for patience ({_said(error)}) after {self._attempts} attempts; try again later"
-            )
+            return StoreUnavailableError(f"{self._address} asks for patience ({_said(error)}); try again later")
         if error.operation_name not in {"GetObject", "ListObjectsV2"}:  # such as AssumeRole, on the way to credentials
             return self._no_credentials(error)
         if code in _REGION_CODES or status in {301, 307}:
@@ -325,11 +417,149 @@ class S3Store:
         said = " ".join(str(error).split())
         return StoreCredentialsError(f"there are no credentials for the object store ({said}); set {WHERE_TO_SET_KEYS}")
 
-    def _stuck(self, bucket: str, why: str) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"the listing of the bucket {bucket!r} by {self._address} does not advance ({why}); try again, "
-            "and if it stays so, the store is faulty"
-        )
+
+class _RetryBudget:
+    """Bounds how often all threads together ask again, so that a store in trouble is not asked all the more."""
+
+    def __init__(self, *, at_once: float = 100.0, per_second: float = 2.0) -> None:
+        self._most, self._per_second = at_once, per_second
+        self._left = at_once
+        self._taken_at = 0.0
+        self._lock = threading.Lock()
+
+    def take(self, now: float) -> bool:
+        """Return whether a request may be repeated; ``now`` is in seconds and never goes back."""
+        with self._lock:
+            self._left = min(self._most, self._left + (now - self._taken_at) * self._per_second)
+            self._taken_at = now
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
+
+
+class _Reading:
+    """A body that is being read."""
+
+    __slots__ = ("give_up_at", "is_over", "stream")
+
+    def __init__(self, give_up_at: float) -> None:
+        self.give_up_at = give_up_at
+        self.is_over = False
+        self.stream: Any = None
+
+
+class _Watch:
+    """Cuts off bodies that are read for too long: one thread for all of them, which ends when nothing is read.
+
+    A time-out of the socket cannot do that, since each byte that comes begins it anew.
+    """
+
+    def __init__(self, look_every_s: float) -> None:
+        self._look_every_s = look_every_s
+        self._lock = threading.Lock()
+        self._readings: set[_Reading] = set()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def over(self, reading: _Reading, stream: Any) -> Iterator[None]:  # noqa: ANN401 - urllib3's answer, or what wraps it
+        reading.stream = stream
+        with self._lock:
+            self._readings.add(reading)
+            if self._thread is None or not self._thread.is_alive():  # it does not survive a fork
+                self._thread = threading.Thread(target=self._look, name="watch-reads", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readings.discard(reading)
+
+    def _look(self) -> None:
+        idle = 0
+        while True:
+            time.sleep(self._look_every_s)
+            now = time.monotonic()
+            with self._lock:
+                late = [reading for reading in self._readings if now >= reading.give_up_at]
+                self._readings.difference_update(late)
+                idle = 0 if self._readings or late else idle + 1
+                if idle > 10:
+                    self._thread = None
+                    return
+            for reading in late:
+                reading.is_over = True
+                with suppress(Exception):  # it came to its end meanwhile
+                    reading.stream.shutdown()
+
+
+class _Course:
+    """Where a listing has been, in memory that does not grow with the bucket.
+
+    A page that comes again at once does no harm. Pages that go round in a circle would never end: one of them is
+    remembered by its token and its first key, renewed at page 1, 2, 4, 8 …, which finds a circle of any length.
+    No order of keys is relied on.
+    """
+
+    def __init__(self) -> None:
+        self._pages = self._same = self._empty = 0
+        self._token = self._seen_token = ""
+        self._key: str | None = None
+        self._seen_key: str | None = None
+
+    def leads_astray(self, first_key: str | None, token: str) -> str | None:
+        """Note a page by its first key (None if it is empty) and the token of the next one; return what is wrong."""
+        if not token:
+            return f"page {self._pages + 1:,} leads to no next one"
+        if token == self._token or (first_key is not None and first_key == self._key):
+            self._same += 1
+            return f"the same page came {self._same + 1} times" if self._same >= _SAME_PAGE_AT_MOST else None
+        if token == self._seen_token or (first_key is not None and first_key == self._seen_key):
+            return f"page {self._pages + 1:,} leads in a circle, to a page already seen"
+
+        self._pages += 1
+        self._token = token
+        if first_key is None:
+            self._empty += 1
+            if self._empty > _EMPTY_PAGES_AT_MOST:
+                return f"{_EMPTY_PAGES_AT_MOST:,} empty pages came one after the other"
+        else:
+            self._empty = self._same = 0
+            self._key = first_key
+        if self._pages & (self._pages - 1) == 0:
+            self._seen_token, self._seen_key = token, self._key
+        return None
+
+
+def _bounded(work: Callable[[], T], timeout_s: float) -> T:
+    """Return what ``work`` returns; raise TimeoutError when that takes longer, and leave it to end by itself."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - goes to who waits for it
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="list", daemon=True).start()
+    return answer.result(timeout_s)
+
+
+def _may_be_stale(error: StoreCredentialsError) -> bool:
+    """Return whether other credentials may fare better: those that were refused were good once, or may be now."""
+    cause = error.__cause__
+    return isinstance(cause, ClientError) and _code(cause) in _CREDENTIAL_CODES - _NEVER_BETTER
+
+
+def _expire(session: boto3.Session) -> None:
+    """Make a session fetch its credentials anew, if it can, though it takes those that it has for good ones."""
+    credentials = session.get_credentials()
+    if isinstance(credentials, RefreshableCredentials):
+        credentials._expiry_time = datetime.now(UTC) - timedelta(seconds=1)  # type: ignore[attr-defined]  # no public way
+
+
+def _keys(credentials: Any) -> object:  # noqa: ANN401 - botocore's, or None
+    return credentials and credentials.get_frozen_credentials()
 
 
 def _listed(bucket: str, answer: ListObjectsV2OutputTypeDef) -> list[ListedObject]:
@@ -346,22 +576,22 @@ def _listed(bucket: str, answer: ListObjectsV2OutputTypeDef) -> list[ListedObjec
 
 
 def _read(answer: GetObjectOutputTypeDef, ref: ImageRef, max_bytes: int) -> bytes:
-    """Read the body of an answer, which is closed in any case; boto3 compares length and checksum."""
-    with closing(answer["Body"]) as body:
-        etag = clean_etag(answer.get("ETag", ""))
-        if ref.etag and etag and etag != ref.etag:  # some stores do not know If-Match
-            raise ImageGoneError("the object was overwritten after it was listed; the next run finds what is there now")
-        announced = answer["ResponseMetadata"]["HTTPHeaders"].get("content-length")
-        if announced is not None:
-            if int(announced) > max_bytes:
-                raise _too_large(f"{int(announced):,}", max_bytes)
-            return body.read()
-        data = body.read(max_bytes + 1)  # nobody said how much comes
-        if len(data) > max_bytes:
-            raise _too_large("more", max_bytes)
-        if len(data) != ref.size_bytes:
-            raise IncompleteReadError(actual_bytes=len(data), expected_bytes=ref.size_bytes)
-        return data
+    """Read the body of an answer; boto3 compares length and checksum."""
+    body = answer["Body"]
+    etag = clean_etag(answer.get("ETag", ""))
+    if ref.etag and etag and etag != ref.etag:  # some stores do not know If-Match
+        raise ImageGoneError("the object was overwritten after it was listed; the next run finds what is there now")
+    announced = answer["ResponseMetadata"]["HTTPHeaders"].get("content-length")
+    if announced is not None:
+        if int(announced) > max_bytes:
+            raise _too_large(f"{int(announced):,}", max_bytes)
+        return body.read()
+    data = body.read(max_bytes + 1)  # nobody said how much comes
+    if len(data) > max_bytes:
+        raise _too_large("more", max_bytes)
+    if len(data) != ref.size_bytes:
+        raise IncompleteReadError(actual_bytes=len(data), expected_bytes=ref.size_bytes)
+    return data
 
 
 def _too_large(size: str, max_bytes: int) -> ObjectTooLargeError:
