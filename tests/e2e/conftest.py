@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from psycopg.rows import dict_row
 
 from local_stack.airflow import AirflowApi
 from local_stack.processes import ProcessIdentity, families, free_ports
-from local_stack.sample_run import ready_dag
+from local_stack.sample_run import PARSE_TIMEOUT_S, ready_dag
 from local_stack.settings import REPOSITORY, StackSettings
 from local_stack.stack import Stack, StackRecord
 from tests.e2e.loaded import children
@@ -105,6 +106,14 @@ class RunningStack:
     def labels(self, bucket: str) -> dict[str, str]:
         sql = "SELECT object_key, label FROM latest_prediction WHERE bucket = %s"
         return {row["object_key"]: row["label"] for row in self.rows(sql, bucket)}
+
+    def unpause(self, dag_id: str) -> None:
+        """Let the runs of a Dag start, once the Dag was parsed."""
+        deadline = time.monotonic() + PARSE_TIMEOUT_S
+        while self.api.get(f"/api/v2/dags/{dag_id}") is None:
+            assert time.monotonic() < deadline, f"{dag_id} was never parsed"
+            time.sleep(0.3)
+        self.api.patch(f"/api/v2/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
 
     def delete_pool(self, name: str) -> None:
         path = f"/api/v2/pools/{name}"

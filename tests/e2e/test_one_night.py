@@ -21,17 +21,18 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat", "lynx"}
 DAG = "/api/v2/dags/classify_images"
+RETRY_DAG = "/api/v2/dags/retry_dead_letters"
 XCOM_LIMIT_BYTES = 48 * 1024
 
 
 class Night:
     """A Dag run, from its trigger to its end."""
 
-    def __init__(self, stack: RunningStack, **conf: Any) -> None:
+    def __init__(self, stack: RunningStack, *, dag: str = DAG, **conf: Any) -> None:
         self.stack, self.api = stack, stack.api
         started = time.monotonic()
-        self.run_id = self.api.post(f"{DAG}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
-        self.path = f"{DAG}/dagRuns/{quote(self.run_id, safe='')}"
+        self.run_id = self.api.post(f"{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
+        self.path = f"{dag}/dagRuns/{quote(self.run_id, safe='')}"
         while (run := self.api.get(self.path))["state"] in {"queued", "running"}:
             assert time.monotonic() - started < 90, run
             time.sleep(0.3)
@@ -143,7 +144,32 @@ def test_too_many_dead_letters_fail_the_run_after_everything_is_recorded(running
     night = Night(running, bucket=bucket, max_dead_ratio=0.4, min_images_for_ratio=1)
     assert night.state == "failed"
     assert (night.summary()["state"], night.summary()["labelled"], night.summary()["dead"]) == ("failed", 1, 1)
-    assert "max_dead_ratio" in night.log("report")
+    assert "max_dead_ratio is 0.4; see dead_letter_open; most often not_an_image (1)" in night.log("report")
+
+
+def test_dead_letters_are_closed_by_an_overwritten_object_or_tried_again_by_hand(running: RunningStack):
+    running.unpause("retry_dead_letters")
+    bucket = running.new_bucket()
+    for key in ("overwritten.jpg", "stays.jpg"):
+        running.put(bucket, key, truncated_jpeg())
+    running.put(bucket, "text.jpg", b"no image")
+    Night(running, bucket=bucket)
+    by_key = "SELECT object_key, error_code, attempts FROM dead_letter_open WHERE bucket = %s ORDER BY object_key"
+    assert [row["object_key"] for row in running.rows(by_key, bucket)] == ["overwritten.jpg", "stays.jpg", "text.jpg"]
+
+    running.put(bucket, "overwritten.jpg", photo("cat"))
+    assert Night(running, bucket=bucket).state == "success"
+    assert running.labels(bucket)["overwritten.jpg"] in CATS
+
+    retry = Night(running, dag=RETRY_DAG, bucket=bucket, codes=["truncated"])
+    assert (retry.state, retry.states()["classify_on_gpu"]) == ("success", {"skipped"})
+    summary = retry.summary()
+    assert (summary["dag_id"], summary["discovered"], summary["dead"]) == ("retry_dead_letters", 1, 1)
+    assert "Planned to try 1 dead letters again" in retry.log("discover")
+    assert [tuple(row.values()) for row in running.rows(by_key, bucket)] == [
+        ("stays.jpg", "truncated", 2),
+        ("text.jpg", "not_an_image", 1),
+    ]
 
 
 def test_a_missing_bucket_fails_at_once_and_says_so(running: RunningStack):
