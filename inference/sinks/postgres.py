@@ -344,7 +344,8 @@ class PostgresSink:
         if row is None:
             raise StaleAttemptError(
                 f"try {request.plan_attempt} of discovery found that a newer try has planned the run "
-                f"{request.airflow_run_id} of {request.dag_id}; nothing was written, and nothing needs to be done"
+                f"{request.airflow_run_id} of {request.dag_id}; nothing was written, and nothing needs to be done, "
+                "unless the Dag run was deleted and made again: then trigger one under another id"
             )
         return cast("tuple[UUID, int]", row)
 

@@ -69,13 +69,18 @@ def test_a_connection_that_is_lost_before_the_commit_leaves_no_run_behind(ledger
 
 
 class Relay:
-    """Passes bytes between clients and the database; cuts the connection where the answer to a commit passes."""
+    """Passes bytes between clients and the database, until it cuts a connection or a client falls silent.
+
+    It cuts where the answer to a commit passes, ``cuts_left`` times; a client whose statement holds ``last_words`` is
+    not heard any more, as if its machine were gone.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.cuts_left = 0
+        self.last_words: bytes | None = None
         self._ends: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
@@ -108,6 +113,9 @@ class Relay:
                 if is_answer and self.cuts_left and b"COMMIT\x00" in data:
                     self.cuts_left -= 1
                     break
+                if not is_answer and self.last_words is not None and self.last_words in data:
+                    source.recv(1, socket.MSG_PEEK | socket.MSG_WAITALL)  # until somebody closes it
+                    continue
                 sink.sendall(data)
         for end in (source, sink):
             with suppress(OSError):
@@ -140,6 +148,35 @@ def test_a_plan_whose_commit_was_not_answered_is_found_and_worked_on(ledger: Led
     assert ledger.rows("SELECT run_id, plan_number FROM nightlabel.run") == [{"run_id": plan.run_id, "plan_number": 1}]
     ledger.work(plan)
     assert ledger.summary(plan.run_id)["state"] == "succeeded"
+
+
+def test_a_discovery_whose_machine_is_gone_keeps_the_next_one_waiting_for_a_while_only(
+    ledger: Ledger, relay: Relay, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("inference.sinks.postgres.IDLE_PLANNING_S", 1)
+    relay.last_words = b"INSERT INTO pending"
+    with through(relay, ledger) as sink:
+        failed: list[Exception] = []
+
+        def discover() -> None:
+            try:
+                sink.plan_run(RunRequest(BUCKET), Pages([[listed("a")]]))
+            except SinkUnavailableError as error:
+                failed.append(error)
+
+        gone = threading.Thread(target=discover)
+        gone.start()
+        while not ledger.rows(
+            "SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM "
+            "pg_database WHERE datname = current_database())"
+        ):
+            assert gone.is_alive()
+        assert ledger.plan(listed("a"), listed("b")).to_classify == 2
+        relay.last_words = None
+        relay.close()
+        gone.join(60)
+    assert len(failed) == 1
+    assert len(ledger.rows("SELECT FROM nightlabel.run")) == 1
 
 
 def test_whether_a_plan_stands_is_asked_only_when_its_transaction_has_ended(ledger: Ledger):
