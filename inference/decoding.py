@@ -3,6 +3,8 @@
 The kind of an image is judged by its first bytes, never by its name, and only the decoder of that kind is asked. JPEG
 and PNG are first relieved of what is no part of the picture (text, colour profiles, previews, animation): broken or
 inflated metadata then costs nobody a label, and no parser of metadata runs on hostile bytes but the few lines here.
+
+Whoever lets an image through that was refused before raises ``planning.DECODER_REVISION``: then it is tried again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 import numpy as np
@@ -30,12 +33,19 @@ from inference.errors import (
     TruncatedImageError,
     UndecodableImageError,
 )
+from inference.memory import Reserve, no_limit
 from inference.types import Pixels, Preprocessing
 
 ALLOWED_FORMATS: Final = "JPEG, PNG, WebP, GIF and BMP"
 
 MAX_SCANS: Final = 500
 """Scans of a progressive JPEG. Encoders write about ten; thousands keep a decoder busy for minutes."""
+
+MAX_SCANNED_PIXELS: Final = 5_000_000_000
+"""Width x height x scans of a progressive JPEG. Each scan passes over all pixels, so these are some seconds of work."""
+
+DECODING_BYTES_PER_PIXEL: Final = 12
+"""Most memory that decoding holds at a time, for each pixel of the stored image; docs/tuning.md has the measurements."""
 
 MAX_SEGMENTS: Final = 5_000
 """Segments before the picture of a JPEG, of at most 64 KiB each. Colour profiles and previews take some hundreds."""
@@ -131,7 +141,9 @@ _NO_IMAGES: Final[tuple[tuple[bytes, str], ...]] = (
 )
 
 
-def decode_image(data: bytes, preprocessing: Preprocessing, *, max_pixels: int = 50_000_000) -> Pixels:
+def decode_image(
+    data: bytes, preprocessing: Preprocessing, *, max_pixels: int = 50_000_000, reserve: Reserve = no_limit
+) -> Pixels:
     """Decode JPEG, PNG, WebP, GIF or BMP bytes to the pixels that the model was trained to see.
 
     Of an animation the first frame counts. Transparency is put on white, the EXIF orientation is applied, 16 bits a
@@ -142,6 +154,7 @@ def decode_image(data: bytes, preprocessing: Preprocessing, *, max_pixels: int =
         data: The whole object as stored.
         preprocessing: Crop, resize filter, height and width in pixels, from the model's manifest.
         max_pixels: Largest width x height accepted, judged by the header before anything is decoded.
+        reserve: Asked for the memory that decoding takes, in bytes, when the header was read; may wait or refuse.
 
     Returns:
         uint8, shape (height, width, 3), RGB, 0 to 255, contiguous.
@@ -156,7 +169,7 @@ def decode_image(data: bytes, preprocessing: Preprocessing, *, max_pixels: int =
     """
     kind = _recognise(data)
     try:
-        return _decode(kind, data, preprocessing, max_pixels)
+        return _decode(kind, data, preprocessing, max_pixels, reserve)
     except InferenceError:
         raise
     except MemoryError as error:
@@ -179,7 +192,7 @@ def decode_image(data: bytes, preprocessing: Preprocessing, *, max_pixels: int =
         ) from error
 
 
-def _decode(kind: str, data: bytes, preprocessing: Preprocessing, max_pixels: int) -> Pixels:
+def _decode(kind: str, data: bytes, preprocessing: Preprocessing, max_pixels: int, reserve: Reserve) -> Pixels:
     exif = b""
     if kind == "JPEG":
         data, exif = _bare_jpeg(data)
@@ -188,28 +201,38 @@ def _decode(kind: str, data: bytes, preprocessing: Preprocessing, max_pixels: in
     elif kind == "WebP":  # its decoder asks for the memory as soon as it is made
         _check_size(kind, _webp_size(data), max_pixels)
 
-    with _DECODERS[kind](io.BytesIO(data)) as image:
-        _check_size(kind, image.size, max_pixels)
-        orientation = _orientation(exif or image.info.get("exif", b""))
-        image.load()
-        flat = _without_odd_modes(image, kind)
-    return _fit(flat, preprocessing, orientation)
+    with ExitStack() as held:
+        with _DECODERS[kind](io.BytesIO(data)) as image:
+            _check_size(kind, image.size, max_pixels)
+            orientation = _orientation(exif or image.info.get("exif", b""))
+            held.enter_context(reserve(DECODING_BYTES_PER_PIXEL * image.width * image.height))
+            image.load()
+            if image.mode == "P" and image.palette is None:
+                raise ValueError("its palette is missing")
+            has_unused_alpha = kind == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
+            square = _centre(image, preprocessing, orientation)
+        del image  # what follows needs the middle only, and so the least memory
+        return _fit(_without_odd_modes(square, has_unused_alpha=has_unused_alpha), preprocessing, orientation)
 
 
-def _fit(image: Image.Image, preprocessing: Preprocessing, orientation: int) -> Pixels:
-    """Crop, resize, put on white and turn upright, in this order: only the first two touch every pixel.
+def _centre(image: Image.Image, preprocessing: Preprocessing, orientation: int) -> Image.Image:
+    """Return a square of whole pixels in the middle of the upright picture.
 
-    The crop is a square of whole pixels in the middle of the upright picture; where it cannot be quite in the middle,
-    it is nearer to the left and the top.
+    Where it cannot be quite in the middle, it is nearer to the left and the top.
     """
     side = max(1, int(preprocessing.crop_fraction * min(image.size)))
     left = (image.width - side + (orientation in _MIRRORS_X)) // 2
     top = (image.height - side + (orientation in _MIRRORS_Y)) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def _fit(image: Image.Image, preprocessing: Preprocessing, orientation: int) -> Pixels:
+    """Resize, put on white and turn upright, in this order: only the first touches every pixel."""
     size = (preprocessing.width, preprocessing.height)
     if orientation in _SIDEWAYS:
         size = size[::-1]
     # Of transparent images Pillow weighs the colours by their opacity.
-    image = image.crop((left, top, left + side, top + side)).resize(size, _RESIZE_FILTERS[preprocessing.resize_filter])
+    image = image.resize(size, _RESIZE_FILTERS[preprocessing.resize_filter])
     if image.mode == "RGBA":
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(image, mask=image.getchannel("A"))
@@ -219,8 +242,10 @@ def _fit(image: Image.Image, preprocessing: Preprocessing, orientation: int) -> 
     return np.array(image.convert("RGB"))
 
 
-def _without_odd_modes(image: Image.Image, kind: str) -> Image.Image:
+def _without_odd_modes(image: Image.Image, *, has_unused_alpha: bool) -> Image.Image:
     """Return the image as grey, RGB or RGBA of 8 bits."""
+    if has_unused_alpha:  # written by programs that leave the fourth byte unused
+        return image.convert("RGB")
     if image.mode.startswith("I"):  # Pillow's own conversion clips 16 bits to white
         values = np.asarray(image).astype(np.uint16)
         grey = Image.fromarray((values >> 8).astype(np.uint8))
@@ -230,11 +255,8 @@ def _without_odd_modes(image: Image.Image, kind: str) -> Image.Image:
         alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
         return Image.merge("LA", (grey, alpha)).convert("RGBA")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        if kind == "BMP" and rgba.getchannel("A").getextrema() == (0, 0):
-            return rgba.convert("RGB")  # written by programs that leave the fourth byte unused
-        return rgba
-    return image.copy() if image.mode in {"L", "RGB"} else image.convert("RGB")
+        return image.convert("RGBA")
+    return image if image.mode in {"L", "RGB"} else image.convert("RGB")
 
 
 def _check_size(kind: str, size: tuple[int, int], max_pixels: int) -> None:
@@ -319,6 +341,7 @@ def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
     kept: list[bytes | memoryview] = [data[:2]]
     exif = b""
     components = b""  # of a frame that may come in one scan
+    pixels = 0
     position = 2
     for _ in range(MAX_SEGMENTS):
         if data[position : position + 1] != b"\xff" or position + 4 > len(data):
@@ -337,6 +360,9 @@ def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
             elif marker in {0xE0, 0xEE}:
                 kept.append(view[position:end])
         else:
+            if marker not in {0xC4, 0xC8, 0xCC} and marker <= 0xCF:  # a frame header
+                height, width = struct.unpack(">HH", data[position + 5 : position + 9].ljust(4, b"\x00"))
+                pixels = max(pixels, width * height)
             if marker in {0xC0, 0xC1}:
                 components = data[position + 9 : position + 10]
             kept.append(view[position:end])
@@ -348,6 +374,11 @@ def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
     scans = 1 if is_one_scan else data.count(b"\xff\xda", position)
     if scans > MAX_SCANS:
         raise UndecodableImageError(f"the JPEG has {scans:,} scans, more than the {MAX_SCANS:,} allowed; rewrite it")
+    if scans > 1 and scans * pixels > MAX_SCANNED_PIXELS:
+        raise UndecodableImageError(
+            f"the JPEG has {scans:,} scans of {pixels:,} pixels, more than the {MAX_SCANNED_PIXELS:,} pixels allowed "
+            "in all its scans; rewrite it"
+        )
     return b"".join([*kept, view[position:]]), exif
 
 
@@ -372,7 +403,7 @@ def _bare_png(data: bytes) -> tuple[bytes, bytes]:
         elif name == b"tRNS" or not name[0] & 0x20:  # a small first letter marks what a decoder may ignore
             if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
                 raise UndecodableImageError(
-                    f"the PNG is broken (wrong checksum of its chunk {name.decode('ascii', 'replace')}); "
+                    f"the PNG is broken (wrong checksum of its chunk {_one_line(name.decode('latin-1'))}); "
                     "upload a sound one"
                 )
             kept.append(view[position:end])
@@ -436,4 +467,9 @@ def _out_of_memory(kind: str, data: bytes) -> DecoderOutOfMemoryError:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}".rstrip(": ")
+    return f"{type(error).__name__}: {_one_line(str(error)[:200])}".rstrip(": ")
+
+
+def _one_line(text: str) -> str:
+    """Return text that comes from an image without what no log or terminal should be given: line ends, controls."""
+    return "".join(char if char.isprintable() else "?" for char in text)

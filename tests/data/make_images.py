@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import struct
 import sys
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +103,33 @@ def with_jpeg_header(data: bytes, *, marker: int = 0xC0, bits: int = 8, size: tu
     return data[:at] + struct.pack(">BBHBHH", 0xFF, marker, 17, bits, height, width) + data[at + 9 :]
 
 
+def bmp_variants() -> dict[str, bytes]:
+    """Return a BMP of every depth and packing that its readers know, by name. Each shows stripes of some colours."""
+
+    def bmp(depth: int, body: bytes, *, compression: int = 0, masks: bytes = b"", colours: int = 0) -> bytes:
+        palette = b"".join(bytes((9 * number % 256, 251 * number % 256, number, 0)) for number in range(colours))
+        info = struct.pack("<IiiHHIIiiII", 40, 16, 8, 1, depth, compression, len(body), 0, 0, colours, 0)
+        start = 14 + len(info) + len(masks) + len(palette)
+        return b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + info + masks + palette + body
+
+    old_header = struct.pack("<IHHHH", 12, 16, 8, 1, 24)
+    old_body = bytes(range(48)) * 8
+    runs = b"".join(b"\x08" + bytes((number,)) + b"\x08\x02\x00\x00" for number in range(8)) + b"\x00\x01"
+    absolute = (b"\x00\x10" + bytes(range(16)) + b"\x00\x00") * 8 + b"\x00\x01"
+    return {
+        "1_bit": bmp(1, b"\xaa\x55\x00\x00" * 8, colours=2),
+        "4_bits": bmp(4, bytes(range(8)) * 8, colours=16),
+        "8_bits": bmp(8, bytes(range(16)) * 8, colours=256),
+        "16_bits": bmp(16, bytes(range(32)) * 8),
+        "16_bits_565": bmp(16, bytes(range(32)) * 8, compression=3, masks=struct.pack("<III", 0xF800, 0x7E0, 0x1F)),
+        "32_bits": bmp(32, bytes(range(64)) * 8),
+        "runs_of_8_bits": bmp(8, runs, compression=1, colours=256),
+        "absolute_runs": bmp(8, absolute, compression=1, colours=256),
+        "runs_of_4_bits": bmp(4, runs, compression=2, colours=16),
+        "old_header": b"BM" + struct.pack("<IHHI", 26 + len(old_body), 0, 0, 26) + old_header + old_body,
+    }
+
+
 # What must be seen right
 
 
@@ -184,6 +213,19 @@ def _() -> bytes:
 def _() -> bytes:
     pixels = (np.asarray(picture()).astype(np.uint16) * 257).astype(">u2")
     return png([row.tobytes() for row in pixels], WIDTH, HEIGHT, 16, 2)
+
+
+@image("rgba16.png")
+def _() -> bytes:
+    """The picture, quite opaque."""
+    pixels = np.dstack([np.asarray(picture()), np.full((HEIGHT, WIDTH), 255, np.uint8)]).astype(np.uint16) * 257
+    return png([row.tobytes() for row in pixels.astype(">u2")], WIDTH, HEIGHT, 16, 6)
+
+
+@image("palette_2_bits.png")
+def _() -> bytes:
+    rows = [b"\x00" * 4 + b"\x55" * 4] * (HEIGHT // 2) + [b"\xaa" * 4 + b"\xff" * 4] * (HEIGHT // 2)
+    return png(rows, WIDTH, HEIGHT, 2, 3, before=chunk(b"PLTE", bytes((*RED, *GREEN, *BLUE, *WHITE))))
 
 
 @image("grey16.png")
@@ -323,7 +365,29 @@ def _() -> bytes:
 
 @image("zip_behind.jpg")
 def _() -> bytes:
-    return jpeg(picture()) + b"PK\x03\x04" + bytes(40)
+    """A JPEG to a viewer and a sound archive to an unpacker, which begins at the end."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr(zipfile.ZipInfo("notes.txt"), "not a picture")
+    return jpeg(picture()) + archive.getvalue()
+
+
+@image("zip_in_comment.jpg")
+def _() -> bytes:
+    return insert_segment(jpeg(picture()), 0xFE, b"PK\x03\x04" + bytes(26) + b"PK\x05\x06" + bytes(18))
+
+
+@image("without_jfif.jpg")
+def _() -> bytes:
+    """Begins with its tables, as some cameras and programs write it."""
+    data = jpeg(picture())
+    return data[:2] + data[4 + int.from_bytes(data[4:6], "big") :]
+
+
+@image("icc_bomb.png")
+def _() -> bytes:
+    """Three kilobytes that inflate to three megabytes of colour profile."""
+    return insert_chunks(saved(picture(), "PNG"), chunk(b"iCCP", b"k\x00\x00" + zlib.compress(bytes(3_000_000), 9)))
 
 
 @image("bad_iccp.png")
@@ -356,6 +420,17 @@ def _() -> bytes:
 @image("one_pixel.png")
 def _() -> bytes:
     return saved(Image.new("RGB", (1, 1), RED), "PNG")
+
+
+for _kind, _extension in (("JPEG", "jpg"), ("GIF", "gif"), ("WEBP", "webp"), ("BMP", "bmp")):
+    IMAGES[f"one_pixel.{_extension}"] = lambda kind=_kind: saved(
+        Image.new("RGB", (1, 1), RED), kind, **{"WEBP": {"lossless": True}, "JPEG": {"quality": 100}}.get(kind, {})
+    )
+
+
+@image("tall.jpg")
+def _() -> bytes:
+    return jpeg(Image.new("RGB", (1, 20_000), RED), optimize=True)
 
 
 @image("tall.png")
@@ -424,6 +499,30 @@ def _() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
 
 
+@image("huge_idat.png")
+def _() -> bytes:
+    """The pixels' chunk says that it has two gigabytes, but the pixels are all there."""
+    data = saved(picture(), "PNG")
+    at = data.index(b"IDAT")
+    return data[: at - 4] + b"\x7f\xff\xff\xff" + data[at:]
+
+
+@image("no_palette.png")
+def _() -> bytes:
+    return png([bytes(WIDTH)] * HEIGHT, WIDTH, HEIGHT, 8, 3)
+
+
+@image("controls_in_chunk_name.png")
+def _() -> bytes:
+    """A chunk that no decoder may ignore, of a name that no log should be given, with a wrong checksum."""
+    return insert_chunks(saved(picture(), "PNG"), chunk(b"A\n\x00\x1b", b"", checksum=1))
+
+
+@image("jfif_header_only.jpg")
+def _() -> bytes:
+    return jpeg(picture())[:20]
+
+
 @image("twelve_bits.jpg")
 def _() -> bytes:
     return with_jpeg_header(jpeg(picture()), bits=12)
@@ -446,6 +545,15 @@ def _() -> bytes:
     at = data.rindex(b"\xff\xda")
     scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x00"
     return data[:at] + scan * 501 + b"\xff\xd9"
+
+
+@image("many_scans_of_many_pixels.jpg")
+def _() -> bytes:
+    """Two kilobytes that would keep a decoder busy for half a minute."""
+    data = jpeg(Image.new("L", (8, 8)), progressive=True)
+    at, frame = data.rindex(b"\xff\xda"), data.index(b"\xff\xc2")
+    head = data[: frame + 5] + struct.pack(">HH", 7_000, 7_000) + data[frame + 9 : at]
+    return head + b"\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x00" * 150 + b"\xff\xd9"
 
 
 @image("seven_bits.bmp")
@@ -518,6 +626,20 @@ IMAGES |= {
     "photo.psd": lambda: b"8BPS\x00\x01" + bytes(30),
     "photo.svg": lambda: b'\xef\xbb\xbf<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"></svg>',
     "photo.fits": lambda: b"SIMPLE  =                    T".ljust(2880),
+    "gzip_bomb.fits": lambda: (
+        b"".join(
+            card.ljust(80)
+            for card in (
+                b"SIMPLE  =                    T",
+                b"XTENSION= 'BINTABLE'",
+                b"ZIMAGE  = T",
+                b"ZCMPTYPE= 'GZIP_1'",
+            )
+        ).ljust(2880)
+        + gzip.compress(bytes(1_500_000), mtime=0)
+    ),
+    "gzip_bomb.fits.gz": lambda: gzip.compress(b"SIMPLE  =                    T".ljust(3_000_000), mtime=0),
+    "empty.jpg": lambda: b"",
     "photo.jxl": lambda: b"\xff\x0a" + bytes(30),
     "scan.dcm": lambda: bytes(128) + b"DICM" + bytes(20),
     "error_page.jpg": lambda: b"<!DOCTYPE html>\n<html><body><h1>404 Not Found</h1></body></html>",
