@@ -28,6 +28,8 @@ class StoreUnavailableError(TransientError):
     """The object store does not answer, or asks for patience."""
 
     code = "store_unavailable"
+    is_for_all: bool | None = None
+    """Whether it gave no other object at that moment either; None if nobody asked."""
 
 
 class SinkUnavailableError(TransientError):

@@ -172,6 +172,8 @@ class ShardRunner:
         again = self._prepare(trouble.ref, timer)
         if not isinstance(again, _Trouble):
             return again
+        if again.error.is_for_all:
+            raise again.error
         next(iter(self.store.list_pages(trouble.ref.bucket, trouble.ref.key)), None)
         code, retryable = ObjectUnreadableError.code, ObjectUnreadableError.is_retryable
         return DeadLetter(trouble.ref, Stage.FETCH, code, f"{again.error}; the store answers otherwise", retryable)

@@ -117,6 +117,10 @@ _SHORTEST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 4.0
 _SAME_PAGE_AT_MOST: Final = 3
 _EMPTY_PAGES_AT_MOST: Final = 1_000
+_SMALL_BYTES: Final = 1024 * 1024
+"""Largest object that is read once more to learn whether the store answers."""
+_CONTROL_S: Final = 30.0
+"""Seconds for that."""
 _VAIN_RENEWAL_S: Final = 10.0
 """Seconds for which credentials that came back unchanged are not looked up again."""
 
@@ -138,7 +142,8 @@ class S3Store:
     seconds of which a random half is waited or more: a burst of four seconds is ridden out, and threads do not come
     back all at once. All threads together may repeat 100 requests at once and two a second in the long run; over
     that budget, and ``fetch_timeout_s`` after the first attempt, trouble is reported as it comes. boto3 itself repeats
-    nothing.
+    nothing. An object that does not come in the end is tried three times more as long as the store gives another one
+    just before and just after, which tells trouble with the object from trouble with the store.
 
     Args:
         session: A session that already knows its credentials, such as Airflow's hook for AWS makes.
@@ -194,6 +199,7 @@ class S3Store:
         self._opened: _Connection | None = None
         self._no_renewal_before = 0.0
         self._budget = _RetryBudget()
+        self._last_read: ImageRef | None = None
         self._watch = _Watch(min(1.0, fetch_timeout_s / 4))
 
     def list_pages(self, bucket: str, prefix: str) -> Iterator[Sequence[ListedObject]]:
@@ -231,7 +237,75 @@ class S3Store:
             StoreUnavailableError: no answer, or every one of them was cut short, stalled, took too long or did not
                 match its checksum.
         """
-        return self._patiently(lambda client, give_up_at: self._get(client, ref, max_bytes, give_up_at))
+        end = time.monotonic() + self._fetch_timeout_s
+        try:
+            data = self._patiently(lambda client, give_up_at: self._get(client, ref, max_bytes, give_up_at))
+        except StoreUnavailableError as error:
+            if self._attempts == 1:
+                raise
+            data = self._try_beside_another(ref, max_bytes, end, error)
+        except ObjectAccessDeniedError as error:
+            self._check_still_allowed(ref, error)
+            raise
+        if len(data) <= _SMALL_BYTES:
+            self._last_read = ref
+        return data
+
+    def _try_beside_another(self, ref: ImageRef, max_bytes: int, end: float, error: StoreUnavailableError) -> bytes:
+        """Try an object that did not come for the last times, each time between two reads of another one.
+
+        Trouble of the store that comes and goes can meet every attempt at one object by chance; it hardly ever fits
+        between such reads, which follow each other within milliseconds.
+
+        Raises:
+            StoreUnavailableError: ``error``, which now says whether the store gave the other object.
+        """
+        for _ in range(3):
+            if not self._gives_another(ref):
+                error.is_for_all = True
+                raise error
+            while (now := time.monotonic()) < end and not self._budget.take(now):
+                time.sleep(0.1)
+            if now >= end:
+                break
+            with suppress(StoreUnavailableError):
+                return self._get(self._client, ref, max_bytes, end)
+        error.is_for_all = not self._gives_another(ref)
+        raise error
+
+    def _gives_another(self, ref: ImageRef) -> bool:
+        """Return whether the store answers now; asks once, for the last object that came, or for a listing."""
+        other = self._last_read
+        try:
+            if other is not None and other.key != ref.key:
+                self._get(self._client, other, _SMALL_BYTES, time.monotonic() + _CONTROL_S)
+            else:
+                self._list_page(self._client, ref.bucket, {"Bucket": ref.bucket, "MaxKeys": 1})
+        except StoreUnavailableError:
+            return False
+        except InferenceError:
+            return True  # it is gone, say, but somebody answered
+        return True
+
+    def _check_still_allowed(self, ref: ImageRef, error: ObjectAccessDeniedError) -> None:
+        """Find out whether a refusal is for one key, or the right to read was taken away.
+
+        Raises:
+            StoreCredentialsError: an object that came before is refused as well.
+        """
+        other = self._last_read
+        if other is None or other.key == ref.key:
+            return
+        try:
+            self._get(self._client, other, _SMALL_BYTES, time.monotonic() + _CONTROL_S)
+        except ObjectAccessDeniedError:
+            said = _said(error.__cause__) if isinstance(error.__cause__, ClientError) else "refused"
+            raise StoreCredentialsError(
+                f"{self._address} refuses objects of the bucket {ref.bucket!r} that it gave before ({said}); "
+                f"allow s3:GetObject again, or check {WHERE_TO_SET_KEYS}"
+            ) from error
+        except InferenceError:
+            return
 
     def _patiently(self, ask: Callable[[S3Client, float], T]) -> T:
         """Return what ``ask`` returns; try again as the class promises.
