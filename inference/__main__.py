@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from inference.errors import InferenceError, RunInterruptedError, SettingsError, dead_letter_codes
+from inference.logs import log_to_standard_error
 from inference.settings import Settings, read_settings
 from inference.types import DeadLetterFilter, RunRequest, RunSummary
 
@@ -31,11 +32,7 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s" if options.verbose else "%(message)s",
-        stream=sys.stderr,
-    )
+    log_to_standard_error(logging.DEBUG if options.verbose else logging.WARNING)
     # Being ended by a service manager is the same as Ctrl-C: the run is closed before this process ends.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

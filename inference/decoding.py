@@ -44,8 +44,11 @@ MAX_SCANS: Final = 500
 MAX_SCANNED_PIXELS: Final = 5_000_000_000
 """Width x height x scans of a progressive JPEG. Each scan passes over all pixels, so these are some seconds of work."""
 
-DECODING_BYTES_PER_PIXEL: Final = 12
-"""Most memory that decoding holds at a time, for each pixel of the stored image; docs/tuning.md has the measurements."""
+_BYTES_PER_PIXEL: Final = {"JPEG": 9, "PNG": 12, "WebP": 17, "GIF": 10, "BMP": 9}
+"""Most memory that decoding holds at a time, for each pixel of the stored image, as measured (docs/tuning.md)."""
+
+_BYTES_PER_PIXEL_IN_SCANS: Final = 13
+"""Likewise of a JPEG that comes in several scans, whose coefficients are kept until the last one."""
 
 MAX_SEGMENTS: Final = 5_000
 """Segments before the picture of a JPEG, of at most 64 KiB each. Colour profiles and previews take some hundreds."""
@@ -194,18 +197,23 @@ def decode_image(
 
 def _decode(kind: str, data: bytes, preprocessing: Preprocessing, max_pixels: int, reserve: Reserve) -> Pixels:
     exif = b""
+    a_pixel = _BYTES_PER_PIXEL[kind]
     if kind == "JPEG":
-        data, exif = _bare_jpeg(data)
+        data, exif, is_one_scan = _bare_jpeg(data)
+        a_pixel = a_pixel if is_one_scan else _BYTES_PER_PIXEL_IN_SCANS
     elif kind == "PNG":
         data, exif = _bare_png(data)
-    elif kind == "WebP":  # its decoder asks for the memory as soon as it is made
-        _check_size(kind, _webp_size(data), max_pixels)
 
     with ExitStack() as held:
+        if kind == "WebP":  # its decoder takes the memory as soon as it is made
+            width, height = _webp_size(data)
+            _check_size(kind, (width, height), max_pixels)
+            held.enter_context(reserve(a_pixel * width * height))
         with _DECODERS[kind](io.BytesIO(data)) as image:
             _check_size(kind, image.size, max_pixels)
             orientation = _orientation(exif or image.info.get("exif", b""))
-            held.enter_context(reserve(DECODING_BYTES_PER_PIXEL * image.width * image.height))
+            if kind != "WebP":
+                held.enter_context(reserve(a_pixel * image.width * image.height + len(data)))
             image.load()
             if image.mode == "P" and image.palette is None:
                 raise ValueError("its palette is missing")
@@ -331,8 +339,8 @@ def _is_text(start: bytes) -> bool:
     return len(text.encode()) >= max(1, len(start) - 3) and all(char.isprintable() or char.isspace() for char in text)
 
 
-def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
-    """Return a JPEG without its metadata, and the EXIF block that was in it.
+def _bare_jpeg(data: bytes) -> tuple[bytes, bytes, bool]:
+    """Return a JPEG without its metadata, the EXIF block that was in it, and whether its picture comes in one scan.
 
     What says how colours are to be read stays (JFIF and Adobe). From the first irregularity on everything stays, for
     the decoder to judge.
@@ -379,7 +387,7 @@ def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
             f"the JPEG has {scans:,} scans of {pixels:,} pixels, more than the {MAX_SCANNED_PIXELS:,} pixels allowed "
             "in all its scans; rewrite it"
         )
-    return b"".join([*kept, view[position:]]), exif
+    return b"".join([*kept, view[position:]]), exif, is_one_scan
 
 
 def _bare_png(data: bytes) -> tuple[bytes, bytes]:
@@ -449,7 +457,7 @@ def _orientation(exif: bytes) -> int:
 def _ends_early(kind: str, data: bytes) -> bool:
     """Say of an image that could not be decoded whether its end is missing."""
     if kind == "JPEG":
-        data, _ = _bare_jpeg(data)  # previews have ends of their own
+        data, _, _ = _bare_jpeg(data)  # previews have ends of their own
         return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
     if kind == "PNG":
         return b"IEND" not in data[-12:] and b"IEND" not in _bare_png(data)[0][-12:]

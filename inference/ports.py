@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Protocol
 from uuid import UUID
 
@@ -14,6 +16,7 @@ from inference.types import (
     ModelId,
     Outcome,
     PixelBatch,
+    Pixels,
     Plan,
     Preprocessing,
     RunRequest,
@@ -50,6 +53,40 @@ class ObjectStore(Protocol):
             ObjectTooLargeError: more than ``max_bytes``, judged before the body is read.
             BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``list_pages``.
         """
+        ...
+
+
+class Decoder(Protocol):
+    """Decodes for several threads at a time; a context manager that ends what it started."""
+
+    def __enter__(self) -> Decoder: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def decode(self, data: bytes) -> Pixels:
+        """Return what ``decoding.decode_image`` does.
+
+        Raises:
+            ImageError: it condemns the image.
+        """
+        ...
+
+
+class Turn(Protocol):
+    """One image that is being decoded, as a watchdog sees it."""
+
+    def restart(self) -> None:
+        """Count its time from now on."""
+        ...
+
+
+class Watchdog(Protocol):
+    """Watches over the threads that decode."""
+
+    def over(self, name: str) -> AbstractContextManager[Turn]:
+        """Watch over the block; ``name`` is the image's, for the log."""
         ...
 
 
@@ -110,6 +147,18 @@ class OutcomeSink(Protocol):
 
     def claim_shard(self, run_id: UUID, shard_number: int) -> Shard:
         """Start a new attempt of a shard; every older attempt of it can write no more."""
+        ...
+
+    def note_in_flight(self, shard: Shard, refs: int) -> None:
+        """Note how many refs an attempt may have begun at a time: the suspects of the next one if this is killed."""
+        ...
+
+    def isolate_shard(self, shard: Shard) -> None:
+        """Note that an image killed its decoder: this attempt and later ones decode each image apart."""
+        ...
+
+    def release_shard(self, shard: Shard) -> None:
+        """Note that an attempt has failed and ended by itself. Raises nothing: it is the last word of a failure."""
         ...
 
     def read_manifest(self, shard: Shard) -> Iterator[ManifestChunk]:

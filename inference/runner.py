@@ -7,13 +7,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
-from inference.batching import Batch, batches
+from inference.batching import MAX_HELD_BACK, Batch, batches
 from inference.decoding import decode_image
-from inference.errors import ImageError, ImageGoneError, ObjectUnreadableError, StoreUnavailableError
+from inference.errors import (
+    DecoderCrashedError,
+    DecoderTimeoutError,
+    ImageError,
+    ImageGoneError,
+    ObjectUnreadableError,
+    StoreUnavailableError,
+)
 from inference.fetching import fetch_image
-from inference.ports import Clock, ModelHandle, ObjectStore, OutcomeSink
+from inference.memory import Memory, Reserve, no_limit
+from inference.ports import Clock, Decoder, ModelHandle, ObjectStore, OutcomeSink, Watchdog
 from inference.predicting import predict_batch
 from inference.types import (
     DeadLetter,
@@ -22,6 +31,7 @@ from inference.types import (
     Gone,
     ImageRef,
     Outcome,
+    Pixels,
     Prepared,
     Shard,
     ShardStats,
@@ -37,6 +47,9 @@ WRITES_BEHIND = 2
 TROUBLE_BEFORE_GIVING_UP = 16
 """Fetches in a row that may fail before the trouble is taken for the store's and not for those keys'."""
 
+MAX_SET_ASIDE = 64
+"""Refs that the store did not give us and that wait for a second try; more are tried at once, out of turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Trouble:
@@ -44,6 +57,7 @@ class _Trouble:
 
     ref: ImageRef
     error: StoreUnavailableError
+    is_apart: bool
 
 
 class _Timer:
@@ -71,12 +85,53 @@ class _Timer:
         return seconds
 
 
+class _Attempt:
+    """What one run of the loop keeps: its seconds, and the processes that decode apart, once they are needed."""
+
+    def __init__(self, shard: Shard, sink: OutcomeSink, clock: Clock, decoder: Callable[[], Decoder] | None) -> None:
+        self.shard = shard
+        self.timer = _Timer(clock)
+        self._sink = sink
+        self._make_decoder = decoder
+        self._decoder: Decoder | None = None
+        self._lock = threading.Lock()
+        self._opened = ExitStack()
+        self._is_isolated = shard.is_isolated
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether every image from now on is decoded apart."""
+        return self._is_isolated
+
+    def decoder(self) -> Decoder | None:
+        """Return what decodes apart; None where nothing does."""
+        with self._lock:
+            if self._decoder is None and self._make_decoder is not None:
+                self._decoder = self._opened.enter_context(self._make_decoder())
+            return self._decoder
+
+    def isolate(self) -> None:
+        """Note that an image has killed its decoder, for this attempt and the later ones."""
+        with self._lock:
+            is_known, self._is_isolated = self._is_isolated, True
+        if not is_known:
+            self._sink.isolate_shard(self.shard)
+
+    def close(self) -> None:
+        """End the processes that decode apart."""
+        with self._lock:
+            self._opened.close()
+
+
 @dataclass(frozen=True, slots=True)
 class ShardRunner:
     """Classifies what is left of a shard: every ref ends as an outcome in the sink, or as gone.
 
     Threads fetch and decode, one writes, the caller's predicts. Memory is bounded by ``window`` decoded images and
-    by ``fetch_threads`` objects that were fetched and are not decoded yet.
+    by ``fetch_threads`` objects that were fetched and are not decoded yet, and these by ``memory``.
+
+    What the last attempt may have been busy with when it was killed is decoded in processes apart, before anything
+    else: an image that kills or hangs its decoder is found there, and costs nobody else a label.
     """
 
     store: ObjectStore
@@ -94,11 +149,25 @@ class ShardRunner:
     top_k: int = 5
     progress: Callable[[int], None] | None = None
     """Called with the number of images of each batch after it was written."""
+    decoder: Callable[[], Decoder] | None = None
+    """Starts the processes that decode apart. Without it suspects are decoded like all others."""
+    watchdog: Watchdog | None = None
+    """Ends this process when one of its own threads hangs in a decoder."""
+    memory: Memory | None = None
+    """What there is for objects and for decoding; None for no bound."""
     _decoding: threading.Semaphore = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Make the turnstile of the decoders."""
         object.__setattr__(self, "_decoding", threading.Semaphore(self.decode_threads))
+
+    @property
+    def in_flight(self) -> int:
+        """Most refs without outcome that may have been decoded, or be at it, at any moment.
+
+        Those in the window, those of the batches that are filled, predicted and written, and those set aside.
+        """
+        return self.window + (WRITES_BEHIND + 2) * (self.batch_size + MAX_HELD_BACK) + MAX_SET_ASIDE
 
     def run(self, shard: Shard) -> ShardStats:
         """Classify what is left of a claimed shard and close it.
@@ -107,23 +176,34 @@ class ShardRunner:
             The shard's counts over all attempts.
 
         Raises:
-            TransientError: store or database are unavailable; what was recorded stays. A store that fails on a few
-                keys only costs these a retryable dead letter.
+            TransientError: store or database are unavailable, or memory is short; what was recorded stays. A store
+                that fails on a few keys only costs these a retryable dead letter.
             ConfigurationError, ModelError: nothing of this shard can be classified as things are.
             StaleAttemptError: a newer attempt has taken over.
         """
-        timer = _Timer(self.clock)
+        attempt = _Attempt(shard, self.sink, self.clock, self.decoder)
+        try:
+            self.sink.note_in_flight(shard, self.in_flight)
+            self._work(attempt)
+            return self.sink.finish_shard(shard, attempt.timer.take())
+        except BaseException:
+            self.sink.release_shard(shard)
+            raise
+        finally:
+            attempt.close()
+
+    def _work(self, attempt: _Attempt) -> None:
         with (
             ThreadPoolExecutor(self.fetch_threads, thread_name_prefix="fetch-decode") as io,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
         ):
             writes: deque[Future[None]] = deque()
             try:
-                for number, batch in enumerate(batches(self._prepared(shard, io, timer), self.batch_size), start=1):
-                    outcomes = self._predict(batch, timer)
+                for number, batch in enumerate(batches(self._prepared(attempt, io), self.batch_size), start=1):
+                    outcomes = self._predict(batch, attempt)
                     while len(writes) >= WRITES_BEHIND:
                         writes.popleft().result()
-                    writes.append(writer.submit(self._write, shard, number, batch, outcomes, timer))
+                    writes.append(writer.submit(self._write, attempt, number, batch, outcomes))
                 for write in writes:
                     write.result()
             except BaseException as error:
@@ -132,14 +212,14 @@ class ShardRunner:
                 # What is queued is dropped; what is being written ends on its own terms.
                 io.shutdown(wait=False, cancel_futures=True)
                 writer.shutdown(wait=False, cancel_futures=True)
+                attempt.close()
                 raise
-        return self.sink.finish_shard(shard, timer.take())
 
-    def _prepared(self, shard: Shard, io: ThreadPoolExecutor, timer: _Timer) -> Iterator[Prepared]:
+    def _prepared(self, attempt: _Attempt, io: ThreadPoolExecutor) -> Iterator[Prepared]:
         """Yield every ref fetched and decoded, in manifest order, and counts of refs that were settled elsewhere."""
-        troubles: list[_Trouble] = []
+        troubles: deque[_Trouble] = deque()
         in_a_row = 0
-        for prepared in self._in_order(shard, io, timer):
+        for prepared in self._in_order(attempt, io):
             if not isinstance(prepared, _Trouble):
                 in_a_row = 0
                 yield prepared
@@ -148,28 +228,37 @@ class ShardRunner:
             troubles.append(prepared)
             if in_a_row >= TROUBLE_BEFORE_GIVING_UP:
                 raise prepared.error
+            if len(troubles) > MAX_SET_ASIDE:
+                yield self._prepare_at_last(troubles.popleft(), attempt)
         for trouble in troubles:
-            yield self._prepare_at_last(trouble, timer)
+            yield self._prepare_at_last(trouble, attempt)
 
-    def _in_order(self, shard: Shard, io: ThreadPoolExecutor, timer: _Timer) -> Iterator[Prepared | _Trouble]:
+    def _in_order(self, attempt: _Attempt, io: ThreadPoolExecutor) -> Iterator[Prepared | _Trouble]:
         waiting: deque[Future[Prepared | _Trouble]] = deque()
-        for chunk in self.sink.read_manifest(shard):
+        suspects, cleared = attempt.shard.suspects, 0
+        for chunk in self.sink.read_manifest(attempt.shard):
             if chunk.done_elsewhere:
                 yield DoneElsewhere(chunk.done_elsewhere)
             for ref in chunk.refs:
-                if len(waiting) >= self.window:
-                    yield waiting.popleft().result()
-                waiting.append(io.submit(self._prepare, ref, timer))
+                # The last suspect is cleared before an image is decoded in this process again: were there another one
+                # that kills it, this attempt would end as the last one did.
+                while waiting and (len(waiting) >= self.window or 0 < suspects <= cleared):
+                    prepared = waiting.popleft().result()
+                    cleared += not isinstance(prepared, Gone)  # what has vanished was not what the last one was at
+                    yield prepared
+                if cleared >= suspects:
+                    suspects = 0
+                waiting.append(io.submit(self._prepare, ref, attempt, is_apart=suspects > 0))
         while waiting:
             yield waiting.popleft().result()
 
-    def _prepare_at_last(self, trouble: _Trouble, timer: _Timer) -> Prepared:
+    def _prepare_at_last(self, trouble: _Trouble, attempt: _Attempt) -> Prepared:
         """Try a ref again that the store did not give us, and condemn it only if the store answers otherwise.
 
         Raises:
             StoreUnavailableError: it does not answer at all; no image is to blame.
         """
-        again = self._prepare(trouble.ref, timer)
+        again = self._prepare(trouble.ref, attempt, is_apart=trouble.is_apart)
         if not isinstance(again, _Trouble):
             return again
         if again.error.is_for_all:
@@ -178,45 +267,74 @@ class ShardRunner:
         code, retryable = ObjectUnreadableError.code, ObjectUnreadableError.is_retryable
         return DeadLetter(trouble.ref, Stage.FETCH, code, f"{again.error}; the store answers otherwise", retryable)
 
-    def _prepare(self, ref: ImageRef, timer: _Timer) -> Prepared | _Trouble:
+    def _prepare(self, ref: ImageRef, attempt: _Attempt, *, is_apart: bool) -> Prepared | _Trouble:
+        timer = attempt.timer
         stage, began, content_sha256 = Stage.FETCH, timer.now(), None
         try:
-            try:
-                fetched = fetch_image(ref, self.store, max_bytes=self.max_object_bytes)
-            finally:
-                timer.add(Stage.FETCH, began)
-            stage, content_sha256 = Stage.DECODE, fetched.content_sha256
-            with self._decoding:
-                began = timer.now()
+            with self._room_for_object(min(ref.size_bytes, self.max_object_bytes)):
                 try:
-                    pixels = decode_image(fetched.data, self.handle.preprocessing, max_pixels=self.max_pixels)
+                    fetched = fetch_image(ref, self.store, max_bytes=self.max_object_bytes)
                 finally:
-                    timer.add(Stage.DECODE, began)
+                    timer.add(Stage.FETCH, began)
+                stage, content_sha256 = Stage.DECODE, fetched.content_sha256
+                with self._decoding:
+                    began = timer.now()
+                    try:
+                        pixels = self._decode(ref, fetched.data, attempt, is_apart=is_apart)
+                    finally:
+                        timer.add(Stage.DECODE, began)
         except ImageGoneError:
             return Gone(ref)
         except StoreUnavailableError as error:
-            return _Trouble(ref, error)
+            return _Trouble(ref, error, is_apart)
         except ImageError as error:
+            if isinstance(error, DecoderCrashedError | DecoderTimeoutError):
+                attempt.isolate()
             return DeadLetter(ref, stage, error.code, str(error), error.is_retryable, content_sha256)
         return DecodedImage(ref, pixels, content_sha256)
 
-    def _predict(self, batch: Batch, timer: _Timer) -> list[Outcome]:
-        began = timer.now()
-        predictions = predict_batch(batch.images, self.handle, top_k=self.top_k)
-        timer.add(Stage.PREDICT, began)
+    def _decode(self, ref: ImageRef, data: bytes, attempt: _Attempt, *, is_apart: bool) -> Pixels:
+        if (is_apart or attempt.is_isolated) and (decoder := attempt.decoder()) is not None:
+            return decoder.decode(data)
+        preprocessing, max_pixels = self.handle.preprocessing, self.max_pixels
+        reserve: Reserve = no_limit if self.memory is None else self.memory.decoding.reserve
+        if self.watchdog is None:
+            return decode_image(data, preprocessing, max_pixels=max_pixels, reserve=reserve)
+        with self.watchdog.over(ref.key) as turn:
+
+            @contextmanager
+            def reserve_and_restart(wanted: int) -> Iterator[None]:
+                with reserve(wanted):
+                    turn.restart()  # it may have waited for others
+                    yield
+
+            return decode_image(data, preprocessing, max_pixels=max_pixels, reserve=reserve_and_restart)
+
+    def _room_for_object(self, size_bytes: int) -> AbstractContextManager[None]:
+        return nullcontext() if self.memory is None else self.memory.objects.reserve(size_bytes)
+
+    def _predict(self, batch: Batch, attempt: _Attempt) -> list[Outcome]:
+        began = attempt.timer.now()
+        size = self.batch_size if self.memory is None else self.memory.images_a_call(self.batch_size)
+        predictions = [
+            prediction
+            for start in range(0, len(batch.images), size)
+            for prediction in predict_batch(batch.images[start : start + size], self.handle, top_k=self.top_k)
+        ]
+        attempt.timer.add(Stage.PREDICT, began)
         return [*predictions, *batch.dead]
 
-    def _write(self, shard: Shard, number: int, batch: Batch, outcomes: list[Outcome], timer: _Timer) -> None:
-        began = timer.now()
+    def _write(self, attempt: _Attempt, number: int, batch: Batch, outcomes: list[Outcome]) -> None:
+        began = attempt.timer.now()
         self.sink.record_batch(
-            shard,
+            attempt.shard,
             number,
             outcomes,
             engine=self.handle.engine,
-            seconds=timer.take(),
+            seconds=attempt.timer.take(),
             gone=batch.gone,
             done_elsewhere=batch.done_elsewhere,
         )
-        timer.add(Stage.WRITE, began)
+        attempt.timer.add(Stage.WRITE, began)
         if self.progress is not None:
             self.progress(batch.refs)

@@ -66,6 +66,12 @@ class Settings(BaseSettings):
     max_pixels: Count = 50_000_000
     """Largest width x height that is decoded; a larger image is a dead letter."""
 
+    decode_timeout_s: Seconds = 30.0
+    """Seconds that decoding one image may take; a thread that takes longer costs its process."""
+
+    memory_limit: Bytes | None = None
+    """Memory of one worker, in bytes; the default is four fifths of what its cgroup or machine has."""
+
     top_k: Count = 5
     """Labels kept for each image, best first."""
 

@@ -218,6 +218,10 @@ class Shard:
     """Refs in the whole shard, those with an outcome included."""
     settled: tuple[int, ...] = ()
     """Per chunk of the manifest: refs that had an outcome when the shard was claimed, and are counted."""
+    suspects: int = 0
+    """The first so many refs without outcome are decoded apart: the last attempt ended while it was busy with them."""
+    is_isolated: bool = False
+    """Whether every image is decoded apart, since one of the shard killed its decoder."""
 
 
 @dataclass(frozen=True, slots=True)

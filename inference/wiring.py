@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from inference.errors import (
     ShardsUnfinishedError,
     TooManyDeadError,
     TransientError,
+    WorkerDiedError,
 )
 from inference.settings import Settings
+from inference.supervising import ShardWorker
 from inference.types import Device, ModelId, Plan, RunRequest, RunSummary, ShardStats
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHARD_ATTEMPTS = 3
+SHARD_ATTEMPTS = 5
 """Attempts at a shard where no scheduler retries it."""
 
 SHARD_RETRY_PAUSE_S = 5.0
@@ -173,30 +176,50 @@ def run_shard(
         DeviceUnavailableError: the run wants a GPU and this worker has none.
         InferenceError: as ``ShardRunner.run``.
     """
+    from inference.isolation import IsolatedDecoders
+    from inference.memory import Memory
     from inference.runner import ShardRunner
+    from inference.sinks.postgres import reasons_text
+    from inference.watchdog import Watchdog
 
     shard, rules = sink.claim_shard(run_id, shard_number), sink.read_rules(run_id)
-    device = available_device(shard.device, allow_cpu_fallback=rules.allow_cpu_fallback)
-    handle = load(shard.model, device) if load else load_model(shard.model, sink, settings, device=device)
-    runner = ShardRunner(
-        store=store,
-        handle=handle,
-        sink=sink,
-        clock=SystemClock(),
-        batch_size=settings.batch_size or handle.best_batch_size,
-        fetch_threads=settings.fetch_threads,
-        decode_threads=settings.decode_threads,
-        window=settings.window,
-        max_object_bytes=settings.max_object_bytes,
-        max_pixels=settings.max_pixels,
-        top_k=settings.top_k,
-        progress=progress,
-    )
-    stats = runner.run(shard)
+    try:
+        device = available_device(shard.device, allow_cpu_fallback=rules.allow_cpu_fallback)
+        handle = load(shard.model, device) if load else load_model(shard.model, sink, settings, device=device)
+        memory = Memory.of_process(settings.memory_limit)
+    except BaseException:
+        sink.release_shard(shard)
+        raise
+    with Watchdog(settings.decode_timeout_s) as watchdog:
+        runner = ShardRunner(
+            store=store,
+            handle=handle,
+            sink=sink,
+            clock=SystemClock(),
+            batch_size=settings.batch_size or handle.best_batch_size,
+            fetch_threads=settings.fetch_threads,
+            decode_threads=settings.decode_threads,
+            window=settings.window,
+            max_object_bytes=settings.max_object_bytes,
+            max_pixels=settings.max_pixels,
+            top_k=settings.top_k,
+            progress=progress,
+            decoder=lambda: IsolatedDecoders(
+                settings.decode_threads,
+                handle.preprocessing,
+                max_pixels=settings.max_pixels,
+                timeout_s=settings.decode_timeout_s,
+                reserve=memory.decoding.reserve,
+            ),
+            watchdog=watchdog,
+            memory=memory,
+        )
+        stats = runner.run(shard)
     if not rules.allows(stats):
+        reasons = reasons_text(sink.top_reasons(run_id, shard_number))
         raise TooManyDeadError(
             f"{stats.dead} of {stats.labelled + stats.dead} classified images of shard {shard_number} are dead letters "
-            f"and max_dead_ratio is {rules.max_dead_ratio:g}; see their reasons in dead_letter_open"
+            f"and max_dead_ratio is {rules.max_dead_ratio:g}{reasons}; dead_letter_open has each one's reason"
         )
     return stats
 
@@ -220,7 +243,7 @@ class RunResult:
 def classify(
     request: RunRequest, *, settings: Settings, progress: Callable[[int, int], None] | None = None
 ) -> RunResult:
-    """Run everything in this process, as ``python -m inference classify`` does.
+    """Run everything on this machine, as ``python -m inference classify`` does; shards in a process of their own.
 
     Args:
         request: What to do.
@@ -231,30 +254,21 @@ def classify(
         InferenceError: nothing was planned, or the books could not be closed.
     """
     store = open_store(settings)
-    handles: dict[tuple[ModelId, Device], ModelHandle] = {}
-    with open_sink(settings) as sink:
+    with open_sink(settings) as sink, ShardWorker(settings) as worker:
+        if not request.dry_run:
+            worker.start()  # it gets ready while the store is listed
         plan = discover(request, store=store, sink=sink)
         if request.dry_run:
             return RunResult(plan, None, None)
-
-        def load(model: ModelId, device: Device) -> ModelHandle:
-            if (model, device) not in handles:
-                handles[model, device] = load_model(model, sink, settings, device=device)
-            return handles[model, device]
 
         def count(images: int) -> None:
             if progress is not None:
                 progress(images, plan.to_classify)
 
-        def run(shard_number: int) -> ShardStats:
-            return run_shard(
-                plan.run_id, shard_number, store=store, sink=sink, settings=settings, progress=count, load=load
-            )
-
         problem: InferenceError | None = None
         for shard_number in plan.shards:
             try:
-                _with_attempts(lambda number=shard_number: run(number))  # type: ignore[misc]
+                _with_attempts(lambda number=shard_number: worker.run(plan.run_id, number, count))  # type: ignore[misc]
             except ShardError as error:
                 problem = error  # the other shards are not to blame
             except InferenceError as error:
@@ -271,14 +285,22 @@ def classify(
 
 
 def _with_attempts(run: Callable[[], ShardStats]) -> ShardStats:
-    """Run a shard, again after transient trouble."""
+    """Run a shard, again after transient trouble; at once if it was its process that died."""
     for _ in range(SHARD_ATTEMPTS - 1):
         try:
             return run()
+        except WorkerDiedError as error:
+            logger.warning("A shard failed (%s); trying again", error)
         except TransientError as error:
             logger.warning("A shard failed (%s); trying again in %.0f s", error, SHARD_RETRY_PAUSE_S)
             time.sleep(SHARD_RETRY_PAUSE_S)
     return run()
+
+
+def load_libraries() -> None:
+    """Load what classifying on a CPU takes, before anybody waits for it."""
+    for name in ("inference.runner", "inference.stores.s3", "inference.sinks.postgres", "inference.engines.litert"):
+        importlib.import_module(name)
 
 
 def migrate(settings: Settings) -> tuple[str | None, str, ModelId]:

@@ -395,7 +395,7 @@ class PostgresSink:
                 ).fetchone()
                 if row is None:
                     raise RunUnknownError(f"run {run_id} has no shard {shard_number} in its present plan")
-                plan_number, attempt, device, images, model_key, name, version = row
+                plan_number, attempt, device, images, model_key, name, version, suspects, is_isolated = row
                 settled = self._connection.execute(
                     statement("recount_shard"),
                     {"run_id": run_id, "plan_number": plan_number, "shard_number": shard_number, "model_id": model_key},
@@ -415,10 +415,27 @@ class PostgresSink:
                 device=device,
                 images=images,
                 settled=tuple(cast("int", count) for [count] in settled),
+                suspects=suspects,
+                is_isolated=is_isolated,
             )
 
         # Claiming twice because an answer was lost only makes the token larger.
         return self._retried(claim)
+
+    def note_in_flight(self, shard: Shard, refs: int) -> None:
+        """Note how many refs an attempt may have begun at a time: the suspects of the next one if this is killed."""
+        self._retried(
+            lambda: self._connection.execute(statement("note_in_flight"), {**_attempt(shard), "in_flight": refs})
+        )
+
+    def isolate_shard(self, shard: Shard) -> None:
+        """Note that an image killed its decoder: this attempt and later ones decode each image apart."""
+        self._retried(lambda: self._connection.execute(statement("isolate_shard"), _attempt(shard)))
+
+    def release_shard(self, shard: Shard) -> None:
+        """Note that an attempt has failed and ended by itself; not waited for when the database is away."""
+        with suppress(psycopg.Error), self._lock:
+            self._connection.execute(statement("release_shard"), _attempt(shard))
 
     def read_manifest(self, shard: Shard) -> Iterator[ManifestChunk]:
         """Yield what is left to do of a shard, in manifest order, a chunk of at most 1,000 refs at a time."""
@@ -459,9 +476,8 @@ class PostgresSink:
             for outcome in outcomes
         ]
         values = {
-            **_key(shard),
+            **_attempt(shard),
             **_seconds(seconds),
-            "attempt": shard.attempt,
             "batch": batch_number,
             "model_id": shard.model_key,
             "outcomes": Jsonb(rows),
@@ -490,9 +506,7 @@ class PostgresSink:
 
         def finish() -> dict[str, Any] | None:
             with self._connection.cursor(row_factory=dict_row) as cursor:
-                return cursor.execute(
-                    statement("finish_shard"), {**_key(shard), **_seconds(seconds), "attempt": shard.attempt}
-                ).fetchone()
+                return cursor.execute(statement("finish_shard"), {**_attempt(shard), **_seconds(seconds)}).fetchone()
 
         row = self._retried(finish)
         if row is None:
@@ -726,6 +740,10 @@ def _as_json(value: object) -> object:
 
 def _key(shard: Shard) -> dict[str, object]:
     return {"run_id": shard.run_id, "plan_number": shard.plan_number, "shard_number": shard.shard_number}
+
+
+def _attempt(shard: Shard) -> dict[str, object]:
+    return {**_key(shard), "attempt": shard.attempt}
 
 
 def _seconds(seconds: StageSeconds) -> dict[str, float]:

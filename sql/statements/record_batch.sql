@@ -1,7 +1,8 @@
 -- Record a batch: its outcomes and the shard's counts, all or nothing, in one round trip.
 -- The fence lets it through only for the newest attempt and only once for each batch number; without a row nothing
 -- is written. `outcomes` is a JSON array, one object an image. An outcome that stands already stays, unless it is
--- the dead letter that this run was planned to try again; what stays was recorded elsewhere.
+-- the dead letter that this run was planned to try again; what stays was recorded elsewhere. So was an image's second
+-- outcome in one batch.
 WITH fence AS MATERIALIZED (
     SELECT run_id, plan_number, shard_number
     FROM nightlabel.shard
@@ -22,7 +23,7 @@ recorded AS (
         image_id, model_id, label, label_id, score, top_labels, top_scores,
         stage, error_code, message, decoder, attempts, retry_after, engine, run_id
     )
-    SELECT
+    SELECT DISTINCT ON (g.image_id)
         g.image_id, %(model_id)s, g.label, g.label_id, g.score, g.top_labels, g.top_scores,
         g.stage, g.error_code, g.message, g.decoder, g.prior_attempts + 1, g.retry_after, g.engine, fence.run_id
     FROM fence CROSS JOIN given AS g

@@ -1,0 +1,158 @@
+"""A bound on memory: who needs much of it waits for its turn, who needs more than there is is refused. Pure Linux.
+
+The bound of a process is ``NIGHTLABEL_MEMORY_LIMIT``, else most of what its cgroup or machine has. What is left of it
+when the model is loaded is shared out: a part for objects that were fetched, a part for images that are being decoded.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from inference.errors import DecoderOutOfMemoryError, MemoryLimitError
+
+Reserve: TypeAlias = Callable[[int], AbstractContextManager[None]]
+"""Takes a number of bytes for as long as the block lasts; may wait, may raise DecoderOutOfMemoryError."""
+
+SHARE_OF_MACHINE: Final = 0.8
+"""Of the cgroup's or the machine's memory, what a process takes for itself when nobody says otherwise."""
+
+OBJECTS_SHARE: Final = 0.25
+DECODING_SHARE: Final = 0.5
+"""Of what is free once the model is loaded. The last quarter is for what nobody counts: batches, buffers, gaps."""
+
+LEAST_FREE_BYTES: Final = 32 * 1024 * 1024
+"""With less there is no room for the smallest photo of a phone."""
+
+HIGH_WATER: Final = 0.9
+"""From this share of the limit on, batches shrink."""
+
+
+def no_limit(_wanted: int) -> AbstractContextManager[None]:
+    """Let everybody have what they want."""
+    return nullcontext()
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process has, as the out-of-memory killer counts it."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int:
+    """Return what this process may have at most: its cgroup's limit, or the machine's memory."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return min(machine, int(Path(file).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such cgroup, or "max"
+            continue
+    return machine
+
+
+class Budget:
+    """A number of bytes that threads share, first come first served. Safe to share between threads.
+
+    Args:
+        total_bytes: What there is in all.
+        what_for: What a reservation is for, for the message of a refusal.
+    """
+
+    def __init__(self, total_bytes: int, what_for: str) -> None:
+        self.total_bytes = total_bytes
+        self._what_for = what_for
+        self._free = total_bytes
+        self._queue: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, wanted: int) -> Iterator[None]:
+        """Have ``wanted`` bytes for as long as the block lasts; waits until they are free.
+
+        Who asks for much is not overtaken by those who ask for little, and gets its turn alone if need be.
+
+        Raises:
+            DecoderOutOfMemoryError: more than there is in all.
+        """
+        if wanted > self.total_bytes:
+            raise DecoderOutOfMemoryError(
+                f"{self._what_for} takes about {wanted / 1e6:,.0f} MB, and the worker has "
+                f"{self.total_bytes / 1e6:,.0f} MB for it; raise NIGHTLABEL_MEMORY_LIMIT"
+            )
+        ticket = object()
+        with self._changed:
+            self._queue.append(ticket)
+            self._changed.wait_for(lambda: self._queue[0] is ticket and self._free >= wanted)
+            self._queue.popleft()
+            self._free -= wanted
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += wanted
+                self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory of a worker, shared out among what needs much of it."""
+
+    limit_bytes: int
+    objects: Budget
+    """For the bytes of objects that were fetched and are not decoded yet."""
+    decoding: Budget
+    """For images that are being decoded."""
+    resident_bytes: Callable[[], int] = resident_bytes
+
+    @classmethod
+    def of_process(cls, limit_bytes: int | None = None, *, resident: Callable[[], int] = resident_bytes) -> Memory:
+        """Share out what is free now; call it when the model is loaded.
+
+        Args:
+            limit_bytes: The setting, if there is one.
+            resident: Tells how much memory the process has.
+
+        Raises:
+            MemoryLimitError: next to nothing is free.
+        """
+        limit = limit_bytes if limit_bytes is not None else int(available_bytes() * SHARE_OF_MACHINE)
+        used = resident()
+        free = limit - used
+        if free < LEAST_FREE_BYTES:
+            raise MemoryLimitError(
+                f"the worker has {used / 1e6:,.0f} MB with its model loaded, and may have {limit / 1e6:,.0f} MB; "
+                f"raise NIGHTLABEL_MEMORY_LIMIT to {(used + 8 * LEAST_FREE_BYTES) / 1e6:,.0f} MB or more"
+            )
+        return cls(
+            limit_bytes=limit,
+            objects=Budget(int(free * OBJECTS_SHARE), "the object"),
+            decoding=Budget(int(free * DECODING_SHARE), "decoding the image"),
+            resident_bytes=resident,
+        )
+
+    def images_a_call(self, wanted: int) -> int:
+        """Return how many images the model is given at once: fewer when memory is short, at least 1.
+
+        Args:
+            wanted: How many it is best with.
+
+        Raises:
+            MemoryLimitError: over the limit; ending here beats being killed without a word.
+        """
+        used = self.resident_bytes()
+        if used <= HIGH_WATER * self.limit_bytes:
+            return wanted
+        if used <= self.limit_bytes:
+            return max(1, wanted // 4)
+        raise MemoryLimitError(
+            f"the worker has {used / 1e6:,.0f} MB, more than the {self.limit_bytes / 1e6:,.0f} MB that it may have; "
+            "what was recorded stays, and a fresh process goes on; lower NIGHTLABEL_WINDOW or NIGHTLABEL_MAX_PIXELS, "
+            "or raise NIGHTLABEL_MEMORY_LIMIT, if it comes again"
+        )
