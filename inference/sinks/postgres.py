@@ -70,8 +70,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-IDLE_PLANNING_S = 60
-"""How long a discovery may leave the database waiting for its next statement; a listing takes as long as it takes."""
+IDLE_IN_TRANSACTION_S = 60.0
+"""How long a plan or a claim may leave the database waiting for its next statement, with its locks held: a process that
+was stopped, or whose machine is gone, is hung up on. A listing takes as long as it takes."""
 
 GIVE_UP_S = 2.0
 """How long to wait for the database to hear that nobody waits for its answer any more."""
@@ -192,10 +193,9 @@ class PostgresSink:
 
     def _plan(self, request: RunRequest, listing: Listing | None, model_key: int, model: ModelId) -> Plan:
         cursor = self._connection.cursor()
-        # The copy of the listing lasts as long as the store takes to list. A discovery that hangs, or whose machine is
-        # gone, does not keep the others waiting for long.
+        # The copy of the listing lasts as long as the store takes to list.
         cursor.execute("SET LOCAL statement_timeout = 0")
-        cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_PLANNING_S * 1000}")
+        _hang_up_when_idle(cursor)
         listed_at = _one(cursor.execute("SELECT clock_timestamp()"))[0]
         cursor.execute(statement("create_listing"))
         if listing is not None:
@@ -390,6 +390,7 @@ class PostgresSink:
 
         def claim() -> Shard:
             with self._connection.transaction():
+                _hang_up_when_idle(self._connection)
                 row = self._connection.execute(
                     statement("claim_shard"), {"run_id": run_id, "shard_number": shard_number}
                 ).fetchone()
@@ -726,6 +727,11 @@ def _one(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
     if row is None:
         raise SinkUnavailableError("the results database answered without a row where there is always one; try again")
     return cast("tuple[Any, ...]", row)
+
+
+def _hang_up_when_idle(session: Connection | psycopg.Cursor[tuple[Any, ...]]) -> None:
+    """Let the server end this transaction, and with it its locks, when nobody goes on with it."""
+    session.execute(f"SET LOCAL idle_in_transaction_session_timeout = {round(IDLE_IN_TRANSACTION_S * 1000)}".encode())
 
 
 def _found(row: T | None, run_id: UUID) -> T:

@@ -256,17 +256,8 @@ def test_a_connection_that_is_cut_at_any_statement_or_before_its_answer_costs_no
     made = night(20)
     sink = made.sink()
     cut = made.proxy.cut_before if moment == "before" else made.proxy.cut_after
-    moments = [
-        (CLAIM, 1),
-        (COUNT_AGAIN, 1),
-        ("COMMIT", 1),
-        (READ, 1),
-        (RECORD, 1),
-        (RECORD, 7),
-        (FINISH, 1),
-        (CLOSE, 1),
-    ]
-    faults = [cut(statement, nth=nth) for statement, nth in moments]
+    statements = (CLAIM, COUNT_AGAIN, "COMMIT", READ, RECORD, FINISH, CLOSE)
+    faults = [*(cut(statement) for statement in statements), cut(RECORD, nth=7)]
     handle = FakeHandle()
     stats = made.run(0, sink, handle)
     made.close(sink)
@@ -363,7 +354,7 @@ def test_a_login_that_is_refused_for_now_is_tried_again(night: Plans):
 def test_a_database_that_is_down_for_long_is_waited_for_and_the_log_says_so_once_a_minute(
     night: Plans, is_full: bool, caplog: pytest.LogCaptureFixture
 ):
-    made, down_s = night(20), 130.0 if is_full else 2.5
+    made, down_s = night(20), 130.0 if is_full else 1.5
     sink = made.sink(database_patience_s=300.0)
     back = threading.Timer(down_s, made.proxy.come_back)
 
@@ -437,13 +428,13 @@ def test_a_database_that_stands_still_for_a_while_is_simply_slow(night: Plans):
 
 def test_a_database_that_stands_still_for_ever_is_hung_up_on_when_we_give_up(night: Plans):
     made = night(20)
-    sink = made.sink(database_connect_timeout_s=2.0)
-    fault = made.proxy.hold_after(RECORD, made.proxy.stall, nth=2)
+    sink = made.sink()
+    fault = made.proxy.hold_after(CLAIM, made.proxy.stall)
     with in_thread(lambda: made.run(0, sink)) as work:
         assert fault.struck.wait(30)
         sink.give_up()
         with pytest.raises(SinkUnavailableError):
-            work.result(20)
+            work.result(30)
     made.proxy.resume()
     made.run(0, made.sink())
     made.close(sink)
@@ -643,10 +634,11 @@ def release_files(server: EmbeddedPostgres) -> None:
     server.drop_database("released")
 
 
-def test_a_session_that_is_ended_as_idle_between_the_statements_of_a_claim_claims_again(night: Plans):
+def test_a_session_that_is_ended_as_idle_between_the_statements_of_a_claim_claims_again(
+    night: Plans, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("inference.sinks.postgres.IDLE_IN_TRANSACTION_S", 0.2)
     made = night(20)
-    name = made.ledger.url.rsplit("/", 1)[1]
-    made.ledger.execute(f"ALTER DATABASE \"{name}\" SET idle_in_transaction_session_timeout = '200ms'")
     sink = made.sink()
     resume = threading.Timer(0.8, made.proxy.resume)
 

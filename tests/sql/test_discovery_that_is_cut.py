@@ -153,7 +153,7 @@ def test_a_plan_whose_commit_was_not_answered_is_found_and_worked_on(ledger: Led
 def test_a_discovery_whose_machine_is_gone_keeps_the_next_one_waiting_for_a_while_only(
     ledger: Ledger, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("inference.sinks.postgres.IDLE_PLANNING_S", 1)
+    monkeypatch.setattr("inference.sinks.postgres.IDLE_IN_TRANSACTION_S", 1)
     relay.last_words = b"INSERT INTO pending"
     with through(relay, ledger) as sink:
         failed: list[Exception] = []
