@@ -114,3 +114,15 @@ def test_every_page_that_the_code_sends_readers_to_is_there():
 
 def test_the_readme_can_be_read_in_one_sitting():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
+
+
+def test_every_test_that_the_page_on_reliability_names_is_there():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")))
+    written = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+    assert len(named) > 10
+    assert named - written == set()
