@@ -41,7 +41,7 @@ from tests.faults.database_proxy import DatabaseProxy
 from tests.faults.old_application.worker import OldWorker, migrate_to_first_revision, plan_as_then
 from tests.ledger import Ledger, Pages, listed, prediction
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 CLAIM, COUNT_AGAIN, READ = "s.attempt + 1", "WITH per_chunk", "array_agg(ref.object_key"
 RECORD, FINISH, CLOSE = "INSERT INTO nightlabel.outcome", "SET state = 'done'", "drop_old_manifests"
@@ -274,6 +274,16 @@ def test_a_connection_that_is_cut_at_any_statement_or_before_its_answer_costs_no
     assert shard["batches"] + sent_again == sum(RECORD.encode() in text for text in made.proxy.texts)
 
 
+def test_a_close_whose_answer_is_lost_adds_its_seconds_once(night: Plans):
+    made = night(20)
+    sink = made.sink()
+    shard = sink.claim_shard(made.run_id, 0)
+    fault = made.proxy.cut_after(FINISH)
+    seconds = StageSeconds(1.0, 2.0, 3.0, 4.0)
+    assert sink.finish_shard(shard, seconds).seconds == seconds
+    assert fault.struck.is_set()
+
+
 class Storm:
     """Faults one after the other: the next is set when the last has struck."""
 
@@ -369,7 +379,7 @@ def test_a_database_that_is_down_for_long_is_waited_for_and_the_log_says_so_once
     made.close(sink)
     assert made.proxy.counts["refused"] >= 2
     waiting = [text for text in caplog.messages if "trying again" in text]
-    assert len(waiting) == (3 if is_full else 1)
+    assert len(waiting) in ({2, 3} if is_full else {1})
     assert "trying again for up to 300 s" in waiting[0]
     assert any("answers again, after" in text for text in caplog.messages)
 
