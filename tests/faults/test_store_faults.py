@@ -266,7 +266,7 @@ def test_a_listing_rides_out_the_same_trouble(stand: Stand):
 def test_a_burst_of_slow_down_is_ridden_out_and_does_not_make_us_ask_all_the_more(stand: Stand):
     planned = stand.plan(stand.store())
     rule = stand.proxy.rule(fault.SLOW_DOWN)
-    end = threading.Timer(1.5, stand.proxy.lift, [rule])
+    end = threading.Timer(1.0, stand.proxy.lift, [rule])
     end.start()
 
     stats = stand.run(planned, stand.store())
@@ -294,7 +294,7 @@ def test_a_store_that_is_down_fails_the_attempt_and_condemns_no_image(stand: Sta
 
 def test_the_budget_of_retries_is_shared_and_has_an_end(stand: Stand):
     rule = stand.proxy.rule(fault.SLOW_DOWN, "get")
-    store = stand.store(attempts=1_000, fetch_timeout_s=1.0)
+    store = stand.store(attempts=1_000, fetch_timeout_s=0.7)
     refs = [ImageRef(stand.bucket, stand.key(number), "", 1) for number in range(IMAGES)] * 4
 
     def fetch(ref: ImageRef) -> bool:
@@ -343,7 +343,7 @@ def test_an_object_that_drips_is_given_up_in_time_and_holds_up_no_other(stand: S
     rule = stand.proxy.rule(fault.drip(20, at_most_s=60), "get", key=drips)
     began = time.monotonic()
 
-    stand.run(planned, stand.store(fetch_timeout_s=1.0))
+    stand.run(planned, stand.store(fetch_timeout_s=0.5))
 
     assert time.monotonic() - began < 30
     assert rule.injected >= 2
@@ -353,7 +353,7 @@ def test_an_object_that_drips_is_given_up_in_time_and_holds_up_no_other(stand: S
         stand.bucket,
         drips,
     )
-    assert "cut off after 1 seconds, see NIGHTLABEL_FETCH_TIMEOUT_S" in row["message"]
+    assert "cut off after 0.5 seconds, see NIGHTLABEL_FETCH_TIMEOUT_S" in row["message"]
     assert row["retry_after"] is not None
     stand.close(planned, dead=1)
 
@@ -362,7 +362,7 @@ def test_an_object_that_drips_once_is_no_dead_letter(stand: Stand):
     planned = stand.plan(stand.store())
     rule = stand.proxy.rule(fault.drip(20, at_most_s=60), "get", key=stand.key(7), times=1)
 
-    stand.run(planned, stand.store(fetch_timeout_s=1.0))
+    stand.run(planned, stand.store(fetch_timeout_s=0.5))
 
     assert rule.injected == 1
     assert stand.outcomes() == stand.labels
@@ -373,8 +373,8 @@ def test_a_listing_that_drips_is_given_up_in_time(stand: Stand):
     rule = stand.proxy.rule(fault.drip(20, at_most_s=60), "list")
     began = time.monotonic()
 
-    with pytest.raises(StoreUnavailableError, match=r"a page of the listing of the bucket .* whole in 1 seconds"):
-        stand.plan(stand.store(fetch_timeout_s=1.0))
+    with pytest.raises(StoreUnavailableError, match=r"a page of the listing of the bucket .* whole in 0.5 seconds"):
+        stand.plan(stand.store(fetch_timeout_s=0.5))
 
     assert time.monotonic() - began < 10
     assert rule.injected == 1
@@ -691,7 +691,7 @@ def endless_bucket(exchange: Exchange) -> None:
 
 
 def test_memory_stays_flat_over_a_long_listing(ledger: Ledger, proxy: StoreProxy, is_full: bool):
-    pages = 200 if is_full else 20
+    pages = 200 if is_full else 12
     proxy.generated_pages = pages
     rule = proxy.rule(endless_bucket, "list")
     keys = {"access_key_id": "some", "secret_access_key": "one", "region_name": REGION}
@@ -718,8 +718,10 @@ def test_memory_stays_flat_over_a_long_listing(ledger: Ledger, proxy: StoreProxy
 # All at once
 
 
-def outages(proxy: StoreProxy, rng: Random, count: int, stop: threading.Event, happened: list[str]) -> None:
-    """Trouble of 0.2 to 3 seconds at random moments, until there was enough of it."""
+def outages(
+    proxy: StoreProxy, rng: Random, count: int, longest_s: float, stop: threading.Event, happened: list[str]
+) -> None:
+    """Trouble of 0.2 seconds and more at random moments, until there was enough of it."""
     for _ in range(count):
         if stop.wait(rng.uniform(0.05, 0.6)):
             return
@@ -735,7 +737,7 @@ def outages(proxy: StoreProxy, rng: Random, count: int, stop: threading.Event, h
             }[kind]
             for befalls in faults:
                 proxy.rule(befalls, chance=1.0 if befalls is faults[-1] else 0.4)
-        stop.wait(rng.uniform(0.2, 3.0))
+        stop.wait(rng.uniform(0.2, longest_s))
         proxy.come_up()
         proxy.rules.clear()
         if len(proxy.requests) + proxy.refused > met:
@@ -744,7 +746,7 @@ def outages(proxy: StoreProxy, rng: Random, count: int, stop: threading.Event, h
 
 @pytest.mark.timeout(900)
 def test_outages_at_random_moments_of_a_shard_lose_nothing_and_condemn_nothing(stand: Stand, seed: int, is_full: bool):
-    wanted = 25 if is_full else 3
+    wanted, longest_s = (25, 3.0) if is_full else (3, 1.0)
     rng, happened, nights = Random(seed), [], 0  # noqa: S311 - repeatable
     while len(happened) < wanted:
         nights += 1
@@ -752,7 +754,7 @@ def test_outages_at_random_moments_of_a_shard_lose_nothing_and_condemn_nothing(s
         planned = stand.plan(stand.store())
         stop = threading.Event()
         trouble = threading.Thread(
-            target=outages, args=(stand.proxy, rng, wanted - len(happened), stop, happened), daemon=True
+            target=outages, args=(stand.proxy, rng, wanted - len(happened), longest_s, stop, happened), daemon=True
         )
         trouble.start()
         stand.proxy.pace_s = 0.15  # or the shard would be done before anything happens
