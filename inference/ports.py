@@ -190,11 +190,12 @@ class OutcomeSink(Protocol):
         Raises:
             StaleAttemptError: a newer attempt has taken over; nothing was written.
             SinkUnavailableError: the database does not answer.
+            RunInterruptedError: somebody has given up; nothing was written.
         """
         ...
 
     def give_up(self) -> None:
-        """Stop waiting, in whatever thread: what is being asked is cancelled and nothing is sent again."""
+        """Stop waiting, in whatever thread: what is being asked is cancelled, and no batch is recorded any more."""
         ...
 
     def finish_shard(self, shard: Shard, seconds: StageSeconds) -> ShardStats:

@@ -90,7 +90,7 @@ def _run(settings: StackSettings, options: argparse.Namespace) -> int:
             else:
                 print_links(stack, console)
                 _tell("Ctrl-C stops everything.")
-                watch(stack)
+                watch(stack, _tell)
         return EXIT_OK if answer.is_success else EXIT_FAILED
 
 
@@ -100,7 +100,7 @@ def _launch(settings: StackSettings, options: argparse.Namespace) -> int:  # noq
             raise StackError(f"A launcher already has the state folder {settings.state}.")
         stack = Stack(settings, os.environ)
         with started(stack, _tell):
-            watch(stack)
+            watch(stack, _tell)
         return EXIT_OK
 
 
@@ -142,6 +142,8 @@ def _status(settings: StackSettings, options: argparse.Namespace) -> int:  # noq
             _tell(f"  {name}: process {identity.pid}")
     for name, pid in stack.airflow.pids.items():
         _tell(f"  Airflow's {name}: process {pid}")
+    for restart in stack.airflow.restarts:
+        _tell(f"  {restart}")
     if phase != "ready":
         return EXIT_FAILED
     print_links(stack, make_console())

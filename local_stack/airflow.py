@@ -12,12 +12,15 @@ import os
 import secrets as random
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from http.client import HTTPConnection, HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from local_stack.airflow_parts import MAX_RESTARTS, MIGRATION, RESTARTS_WITHIN_S
 from local_stack.databases import Login
 from local_stack.processes import (
     LOOPBACK,
@@ -44,6 +47,21 @@ def pool_slots(cores: int, engine_threads: int) -> dict[str, int]:
         engine_threads: Threads that the engine of one task uses; tasks on one host then do not fight over cores.
     """
     return {"classify_cpu": max(1, cores // engine_threads), "classify_gpu": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A part that ended and was started again."""
+
+    part: str
+    how: str
+    """How it ended, such as ``signal SIGKILL``."""
+    at: float
+    """Seconds since 1970."""
+
+    def __str__(self) -> str:
+        when = datetime.fromtimestamp(self.at).astimezone()
+        return f"Airflow's {self.part} ended with {self.how} and was started again at {when:%H:%M:%S}"
 
 
 class EmbeddedAirflow:
@@ -140,6 +158,12 @@ class EmbeddedAirflow:
             "AIRFLOW__DAG_PROCESSOR__PRINT_STATS_INTERVAL": "300",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
             "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+            # A worker that is gone without a word is seen within half a minute instead of five. Each sends a sign of
+            # life a second, so that one which is only slow is not taken for gone.
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+            # Tasks of a scheduler that is gone start anew when it has been silent for half a minute; default five.
+            "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
             # A task's supervisor sleeps this long between looks at its task, even when the task has just ended.
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
@@ -203,12 +227,17 @@ class EmbeddedAirflow:
         return parts
 
     @property
+    def restarts(self) -> list[Restart]:
+        """The parts that were started again since the start, in order."""
+        return [Restart(**restart) for restart in self._parts().get("restarts", [])]
+
+    @property
     def pids(self) -> dict[str, int]:
         """The pid of each running part; empty until the metadata is up to date and they were forked."""
         return dict(self._parts().get("pids", {}))
 
     def check(self) -> None:
-        """Check that no part has died.
+        """Check that no part has died for good.
 
         Raises:
             StackError: one has; with the end of its log.
@@ -220,7 +249,12 @@ class EmbeddedAirflow:
             raise self.server.dead_error()
         part, how = parts["ended"], parts["how"]
         log = self.home / f"{part}.log"
-        raise StackError(f"Airflow's {part} ended with {how}; the last lines of its log {log} are:\n{log_tail(log)}")
+        again = (
+            f" after {MAX_RESTARTS} restarts within {RESTARTS_WITHIN_S / 60:.0f} minutes" if part != MIGRATION else ""
+        )
+        raise StackError(
+            f"Airflow's {part} ended with {how}{again}; the last lines of its log {log} are:\n{log_tail(log)}"
+        )
 
     def stop(self) -> None:
         """Stop all parts; returns when nothing of them is left."""

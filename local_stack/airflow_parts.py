@@ -4,6 +4,8 @@ Importing Airflow takes each part four seconds of a core, and the parts share mo
 of its own that runs Airflow's own command line, with its own log and exit code. Everything that Airflow's parts have in
 common is loaded here and nothing else: no Dag, no provider's client, no library of ours.
 
+A part that ends is started again, as any supervisor of services would; one that ends again and again is not.
+
 Usage: ``python -m local_stack.airflow_parts FOLDER [--migrate]``. The folder gets ``parts.json`` and each part's log.
 """
 
@@ -21,9 +23,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from local_stack.processes import exit_words, write_private
+from local_stack.processes import end_processes, exit_words, orphans, write_private
 from local_stack.tether import die_with_parent
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -38,6 +40,10 @@ STOP_PATIENCE_S = {"triggerer": 1.5}
 """A triggerer takes ten seconds to end even when it has nothing to do; triggers start anew wherever they were."""
 DEFAULT_STOP_PATIENCE_S = 4.0
 """A task that runs gets this long to end; the next run does what it left undone."""
+
+MAX_RESTARTS = 3
+"""How often a part is started again within the next time; once more, and everything stops."""
+RESTARTS_WITHIN_S = 600.0
 
 SHARED_MODULES = (
     "airflow.__main__",
@@ -60,7 +66,7 @@ class StopAsked(BaseException):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the parts until one of them ends or somebody asks to stop; 0 if somebody asked."""
+    """Run the parts until one of them ends too often or somebody asks to stop; 0 if somebody asked."""
     folder = Path(arguments[0])
     signal.signal(signal.SIGTERM, _ask)
     signal.signal(signal.SIGINT, _ask)
@@ -79,13 +85,52 @@ def main(arguments: Sequence[str]) -> int:
             if code := os.waitstatus_to_exitcode(status):
                 return _note_end(folder, MIGRATION, code)
         children |= {_fork(folder, name, words): name for name, words in PARTS.items()}
-        write_private(folder / "parts.json", json.dumps({"pids": {name: pid for pid, name in children.items()}}))
-        pid, status = os.wait()
-        return _note_end(folder, children.pop(pid), os.waitstatus_to_exitcode(status))
+        restarts: list[dict[str, Any]] = []
+        _note_parts(folder, children, restarts)
+        while True:
+            pid, status = os.wait()
+            name, code = children.pop(pid), os.waitstatus_to_exitcode(status)
+            _end_orphans(children)
+            if not may_restart([restart["at"] for restart in restarts if restart["part"] == name], time.time()):
+                return _note_end(folder, name, code)
+            children[_fork(folder, name, PARTS[name])] = name
+            restarts.append({"part": name, "how": exit_words(code), "at": time.time()})
+            _note_parts(folder, children, restarts)
     except StopAsked:
         return 0
     finally:
         _stop(children)
+
+
+def may_restart(times: Sequence[float], now: float) -> bool:
+    """Whether a part may be started again.
+
+    Args:
+        times: When it was, in seconds.
+        now: In seconds of the same clock.
+    """
+    return sum(now - time < RESTARTS_WITHIN_S for time in times) < MAX_RESTARTS
+
+
+def _end_orphans(children: dict[int, str]) -> None:
+    """End what a part that is gone has left behind.
+
+    Of a scheduler these are tasks and those who watch over them, whom no other scheduler takes on. Asked to end, they
+    say so to the api-server, and the tasks are tried again.
+    """
+    left = orphans(os.getsid(0), children)
+    if left:
+        print(f"Ending {len(left)} processes that a part has left behind", flush=True)
+        end_processes(left, patience_s=DEFAULT_STOP_PATIENCE_S)
+
+
+def _note_parts(folder: Path, children: dict[int, str], restarts: list[dict[str, Any]]) -> None:
+    """Write down which parts run, and which were started again, for the launcher and other commands."""
+    if restarts:
+        last = restarts[-1]
+        print(f"Started the {last['part']} again, which ended with {last['how']}", flush=True)
+    pids = {name: pid for pid, name in children.items()}
+    write_private(folder / "parts.json", json.dumps({"pids": pids, "restarts": restarts}))
 
 
 def _note_end(folder: Path, name: str, code: int) -> int:

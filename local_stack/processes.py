@@ -81,8 +81,7 @@ def families(leaders: Iterable[ProcessIdentity]) -> set[ProcessIdentity]:
 
     A session's number is free again when its last process ends; a stranger that got it is told by its start.
     """
-    stats = {pid: stat for entry in Path("/proc").iterdir() if entry.name.isdigit()
-             and (stat := _read_stat(pid := int(entry.name)))}  # fmt: skip
+    stats = _read_stats()
     found: set[int] = set()
     for leader in leaders:
         stat = stats.get(leader.pid)
@@ -92,9 +91,30 @@ def families(leaders: Iterable[ProcessIdentity]) -> set[ProcessIdentity]:
                 for pid, stat in stats.items()
                 if stat.session == leader.pid and stat.started_ticks >= leader.started_ticks
             }
+    return _identities(_with_descendants(found, stats), stats)
+
+
+def orphans(session: int, known: Iterable[int]) -> set[ProcessIdentity]:
+    """Return the living processes of a session that are neither known, nor below a known one, nor its leader."""
+    stats = _read_stats()
+    members = {pid for pid, stat in stats.items() if stat.session == session}
+    return _identities(members - {session} - _with_descendants(set(known), stats), stats)
+
+
+def _read_stats() -> dict[int, _Stat]:
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return {pid: stat for pid in pids if (stat := _read_stat(pid))}
+
+
+def _with_descendants(pids: set[int], stats: Mapping[int, _Stat]) -> set[int]:
+    found = set(pids)
     while children := {pid for pid, stat in stats.items() if stat.parent_pid in found} - found:
         found |= children
-    return {ProcessIdentity(pid, stats[pid].started_ticks) for pid in found}
+    return found
+
+
+def _identities(pids: Iterable[int], stats: Mapping[int, _Stat]) -> set[ProcessIdentity]:
+    return {ProcessIdentity(pid, stats[pid].started_ticks) for pid in pids}
 
 
 def end_processes(identities: Iterable[ProcessIdentity], *, patience_s: float, first: int = signal.SIGTERM) -> None:

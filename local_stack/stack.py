@@ -428,15 +428,24 @@ def started(stack: Stack, tell: Tell) -> Iterator[None]:
         tell(f"Everything stopped in {time.monotonic() - asked_s:.1f} s")
 
 
-def watch(stack: Stack) -> None:
-    """Stay until somebody asks to stop, or a part dies.
+def watch(stack: Stack, tell: Tell) -> None:
+    """Stay until somebody asks to stop, or a part dies for good.
+
+    Args:
+        stack: Started.
+        tell: Gets a line for each part of Airflow that ended and was started again.
 
     Raises:
-        StackError: a part died.
+        StackError: a part died, and not one that is started again.
     """
+    told = 0
     with suppress(StopAsked):
         while True:
             stack.check()
+            restarts = stack.airflow.restarts
+            for restart in restarts[told:]:
+                tell(str(restart))
+            told = len(restarts)
             time.sleep(WATCH_INTERVAL_S)
 
 

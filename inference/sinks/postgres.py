@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 
 from inference.errors import (
     ModelUnknownError,
+    RunInterruptedError,
     RunUnknownError,
     SchemaMissingError,
     SchemaNewerError,
@@ -122,6 +123,8 @@ class PostgresSink:
 
     def give_up(self) -> None:
         """Stop waiting for the database, in whatever thread: the question is cancelled, nothing is sent again.
+
+        No batch is recorded any more, so that whoever works on a shard ends soon; its books can still be closed.
 
         A database that does not even hear that is hung up on; only a new connection is waited for on, at most
         ``database_connect_timeout_s``.
@@ -464,6 +467,8 @@ class PostgresSink:
         done_elsewhere: int = 0,
     ) -> None:
         """Record a batch and add up the shard's counts, in one transaction; see ``ports.OutcomeSink``."""
+        if self._is_given_up.is_set():
+            raise RunInterruptedError("somebody ended this attempt; what was recorded stays, and the next one goes on")
         now = datetime.now(UTC)
         rows = [
             outcome_row(

@@ -23,6 +23,7 @@ from nightlabel_airflow.pools import MISSING_POOLS_KEY, MISSING_POOLS_TASK
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from inference.sinks.postgres import PostgresSink
     from inference.types import DeadLetterFilter, Device, Plan, RunRequest, RunSummary, Scope
 
 T = TypeVar("T")
@@ -124,6 +125,7 @@ class ClassifyShardOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("shard_number",)
+    _sink: PostgresSink | None = None
 
     def __init__(self, *, shard_number: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -146,6 +148,7 @@ class ClassifyShardOperator(BaseOperator):
         settings = connections.open_settings()
         store = connections.open_store(settings)
         with connections.open_sink(settings) as sink:
+            self._sink = sink
             run_id = sink.find_run(dag_run.dag_id, dag_run.run_id)
             stats = wiring.run_shard(
                 run_id, self.shard_number, store=store, sink=sink, settings=settings, progress=self._progress()
@@ -173,6 +176,14 @@ class ClassifyShardOperator(BaseOperator):
             "predict_s": round(stats.seconds.predict_s, 3),
             "write_s": round(stats.seconds.write_s, 3),
         }
+
+    def on_kill(self) -> None:
+        """End soon: Airflow has asked this process to, and kills it if it does not.
+
+        The attempt then has ended by itself, and the next one suspects no image of having killed it.
+        """
+        if self._sink is not None:
+            self._sink.give_up()
 
     def _progress(self) -> Progress:
         return Progress(lambda done: self.log.info("Shard %d: %d images so far", self.shard_number, done))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-from inference.errors import ConfigurationError, InferenceError, StaleAttemptError, TransientError
+from inference.errors import ConfigurationError, InferenceError, RunInterruptedError, StaleAttemptError, TransientError
 
 # The first match wins. What is not ours (a bug, a killed process, a time-out) falls through to the task's `retries`.
 RETRY_BY_ERROR = ExceptionRetryPolicy(
     rules=[
         RetryRule(TransientError, RetryAction.RETRY, reason="trouble outside, which may pass"),
+        RetryRule(RunInterruptedError, RetryAction.RETRY, reason="somebody ended the process, not the run"),
         RetryRule(StaleAttemptError, RetryAction.FAIL, reason="a newer attempt has taken over"),
         RetryRule(ConfigurationError, RetryAction.FAIL, reason="somebody has to change something first"),
         RetryRule(InferenceError, RetryAction.FAIL, reason="it would fail again"),

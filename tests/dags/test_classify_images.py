@@ -89,7 +89,7 @@ def test_the_scheduler_waits_for_the_next_night_when_it_first_sees_the_dag(as_sc
 def test_every_task_is_tried_again_by_the_class_of_its_error_and_none_runs_for_ever(dag):
     for task in dag.tasks:
         assert task.retry_policy is RETRY_BY_ERROR
-        assert (task.retries, task.retry_delay) == (5, timedelta(seconds=20))
+        assert (task.retries, task.retry_delay) == (5, timedelta(seconds=10))
         assert (task.retry_exponential_backoff, task.max_retry_delay) == (2, timedelta(minutes=15))
         assert task.execution_timeout is not None
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import sys
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -254,6 +257,35 @@ def test_a_statement_that_outlives_its_worker_counts_once(house: House, toll: To
         assert not set(work.predicted[: 2 * BATCH]) & {*more.fetched, *more.predicted}
 
 
+@pytest.mark.timeout(400)
+def test_a_worker_that_sleeps_within_its_claim_keeps_its_shard_from_nobody_for_long(
+    house: House, toll: Toll, *, is_full: bool
+):
+    with house.ledger(toll) as killed:
+        run_id, [shard] = killed.plan("night", shard_size=1000)
+        with psycopg.connect(killed.url) as lock:
+            lock.execute("SELECT FROM nightlabel.shard FOR UPDATE")
+            sleeper, slept = killed.start_shard(run_id, shard, None)
+            assert killed.wait_for_lock_waiters(1)
+            house.nursery.send(sleeper, signal.SIGSTOP)
+            assert sleeper.stopped.wait(30)
+            lock.commit()
+        # Its transaction is open now, nobody goes on with it, and it holds the shard.
+        successor, succeeded = killed.start_shard(run_id, shard, None)
+        assert killed.wait_for_lock_waiters(1)
+        if is_full:  # it sleeps until the database has had enough of it, which takes a minute
+            killed.end(successor, None, succeeded)
+            house.nursery.send(sleeper, signal.SIGCONT)
+            killed.end(sleeper, None, slept)
+        else:
+            house.nursery.send(sleeper, signal.SIGCONT)
+            killed.expect_stale(sleeper, slept)
+            killed.end(successor, None, succeeded)
+        killed.close(run_id)
+        problems = killed.check(finished=[run_id])
+        assert problems == [], "\n".join(problems)
+
+
 @pytest.mark.timeout(1800)
 def test_two_runs_over_one_bucket_killed_by_chance_share_it_without_doubles(
     house: House, toll: Toll, seed: int, capsys: pytest.CaptureFixture[str], *, is_full: bool
@@ -325,6 +357,37 @@ def test_the_command_line_killed_at_any_moment_leaves_the_rest_to_the_next(
             assert summary["already_done"] >= before
             problems = killed.check(finished=[UUID(summary["run_id"])], abandoned=list(begun))
             assert problems == [], "\n".join(problems)
+
+
+@pytest.mark.timeout(1800)
+def test_the_command_line_goes_on_when_its_worker_is_killed(house: House, toll: Toll, seed: int, *, is_full: bool):
+    chance = chance_of(seed)
+    wanted, tries = 10 if is_full else 1, 0
+    while toll.kills.total() < wanted:
+        tries += 1
+        assert tries < 3 * wanted + 3, "the command ends before its worker is killed"
+        with house.ledger(toll) as killed:
+            command = start_command(house.nursery, dict(house.command_environment), killed.url, house.night.bucket)
+            if not wait_until(lambda told=command: bool(children(told.pid)) or told.ended.is_set(), 60):
+                pytest.fail("the command has no process that works for it")
+            command.ended.wait(chance.uniform(0, 0.8) * house.command_s)
+            victims = children(command.pid)
+            for victim in victims:
+                with suppress(ProcessLookupError):
+                    os.kill(victim, KILL)
+                    toll.kills["worker", "SIGKILL"] += 1
+            assert command.ended.wait(200)
+            assert command.status == EXIT_DONE, command.errors
+            killed.judge_remains("the command")
+            problems = killed.check(finished=[UUID(json.loads(command.out.read_text().splitlines()[-1])["run_id"])])
+            assert problems == [], "\n".join(problems)
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 # Whether the checker would see it

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.errors import ModelExecutionError, StaleAttemptError, StoreUnavailableError
+from inference.errors import (
+    ModelExecutionError,
+    RunInterruptedError,
+    SinkUnavailableError,
+    StaleAttemptError,
+    StoreUnavailableError,
+)
 from inference.runner import ShardRunner
 from inference.types import ImageRef, PixelBatch, Plan, RunRequest, Scores, ShardStats
 from inference.wiring import SystemClock
@@ -266,6 +272,23 @@ def test_two_attempts_at_once_end_with_each_image_recorded_once(ledger: Ledger):
     ledger.sink.finish_run(planned.run_id)
     summary = ledger.summary(planned.run_id)
     assert (summary["labelled"], summary["unfinished"], summary["state"]) == (200, 0, "succeeded")
+
+
+def test_an_attempt_that_is_asked_to_end_does_so_at_its_next_batch_and_says_that_it_has(ledger: Ledger):
+    store = FakeStore({f"{number:03}": png(RED, str(number)) for number in range(200)})
+    planned = plan(ledger, store)
+
+    class Asked(FakeHandle):
+        def predict(self, pixels: PixelBatch) -> Scores:
+            if len(self.batch_sizes) == 3:
+                ledger.sink.give_up()
+            return super().predict(pixels)
+
+    with pytest.raises((RunInterruptedError, SinkUnavailableError)):  # the latter if a batch was being recorded
+        run(ledger, planned, store, handle=Asked())
+
+    assert 0 < len(ledger.latest()) < 40
+    assert ledger.rows("SELECT attempt, ended_attempt FROM nightlabel.shard") == [{"attempt": 1, "ended_attempt": 1}]
 
 
 def test_the_seconds_of_each_stage_are_kept(ledger: Ledger):
