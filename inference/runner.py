@@ -17,7 +17,9 @@ from inference.errors import (
     DecoderTimeoutError,
     ImageError,
     ImageGoneError,
+    ObjectAccessDeniedError,
     ObjectUnreadableError,
+    StoreCredentialsError,
     StoreUnavailableError,
 )
 from inference.fetching import fetch_image
@@ -167,7 +169,8 @@ class ShardRunner:
 
         Those in the window, those of the batches that are filled, predicted and written, and those set aside.
         """
-        return self.window + (WRITES_BEHIND + 2) * (self.batch_size + MAX_HELD_BACK) + MAX_SET_ASIDE
+        set_aside = MAX_SET_ASIDE + TROUBLE_BEFORE_GIVING_UP
+        return self.window + (WRITES_BEHIND + 2) * (self.batch_size + MAX_HELD_BACK) + set_aside
 
     def run(self, shard: Shard) -> ShardStats:
         """Classify what is left of a claimed shard and close it.
@@ -219,7 +222,7 @@ class ShardRunner:
         """Yield every ref fetched and decoded, in manifest order, and counts of refs that were settled elsewhere."""
         troubles: deque[_Trouble] = deque()
         in_a_row = 0
-        for prepared in self._in_order(attempt, io):
+        for prepared in self._judged(self._in_order(attempt, io)):
             if not isinstance(prepared, _Trouble):
                 in_a_row = 0
                 yield prepared
@@ -232,6 +235,28 @@ class ShardRunner:
                 yield self._prepare_at_last(troubles.popleft(), attempt)
         for trouble in troubles:
             yield self._prepare_at_last(trouble, attempt)
+
+    def _judged(self, prepared: Iterator[Prepared | _Trouble]) -> Iterator[Prepared | _Trouble]:
+        """Hold refusals back until an object came: only then it is the key, and not the right to read, that is missing.
+
+        Raises:
+            StoreCredentialsError: the store gives no object at all.
+        """
+        refused: list[DeadLetter] = []
+        for item in prepared:
+            if isinstance(item, DeadLetter) and item.error_code == ObjectAccessDeniedError.code:
+                refused.append(item)
+                if len(refused) >= TROUBLE_BEFORE_GIVING_UP:
+                    raise StoreCredentialsError(
+                        f"the object store refuses each of the first {len(refused)} objects ({item.message}); no image "
+                        "is to blame, so check the credentials, and that s3:GetObject is allowed"
+                    )
+                continue
+            yield item
+            if isinstance(item, DecodedImage) or (isinstance(item, DeadLetter) and item.stage is Stage.DECODE):
+                break
+        yield from refused
+        yield from prepared
 
     def _in_order(self, attempt: _Attempt, io: ThreadPoolExecutor) -> Iterator[Prepared | _Trouble]:
         waiting: deque[Future[Prepared | _Trouble]] = deque()

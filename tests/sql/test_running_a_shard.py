@@ -16,6 +16,7 @@ from inference.errors import (
     RunInterruptedError,
     SinkUnavailableError,
     StaleAttemptError,
+    StoreCredentialsError,
     StoreUnavailableError,
 )
 from inference.runner import ShardRunner
@@ -151,6 +152,27 @@ def test_a_key_that_the_store_fails_on_each_time_costs_only_itself(ledger: Ledge
     stats = run(ledger, plan(ledger, store), store)
     assert (stats.labelled, stats.dead, stats.unfinished) == (17, 3, 0)
     assert ledger.open_dead_letters() == dict.fromkeys(("00", "07", "19"), "fetch_failed")
+    assert {row["permanent"] for row in ledger.rows("SELECT * FROM dead_letter_open")} == {False}
+
+
+def test_a_store_that_refuses_every_object_condemns_none(ledger: Ledger):
+    store = FakeStore({f"{number:02}": png(RED, str(number)) for number in range(30)})
+    store.denied = set(store.objects)
+    planned = plan(ledger, store)
+    with pytest.raises(StoreCredentialsError, match="refuses each of the first 16 objects"):
+        run(ledger, planned, store)
+    assert ledger.open_dead_letters() == {}
+
+    store.denied = {f"{number:02}" for number in range(12)}
+    stats = run(ledger, planned, store)
+    assert (stats.labelled, stats.dead, stats.unfinished) == (18, 12, 0)
+    assert ledger.open_dead_letters() == dict.fromkeys(store.denied, "access_denied")
+
+
+def test_a_few_objects_that_are_all_refused_are_dead_letters_that_are_tried_again(ledger: Ledger):
+    store = FakeStore({"a": png(RED), "b": png(BLACK)})
+    store.denied = {"a", "b"}
+    assert run(ledger, plan(ledger, store), store).dead == 2
     assert {row["permanent"] for row in ledger.rows("SELECT * FROM dead_letter_open")} == {False}
 
 
