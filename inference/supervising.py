@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -46,10 +47,15 @@ class ShardWorker:
 
     def start(self) -> None:
         """Start the process, which gets ready while its first shard is being planned; harmless when it runs."""
+        self._started()
+
+    def _started(self) -> Child:
         if self._child is None:
             self._child = Child(MODULE)
             values = {name: _plain(value) for name, value in self._settings.model_dump().items()}
-            send(self._child.channel, {"settings": values, "log_level": logging.getLogger().level})
+            with suppress(*LOST):  # it is dead already, as its first shard will find
+                send(self._child.channel, {"settings": values, "log_level": logging.getLogger().level})
+        return self._child
 
     def run(self, run_id: UUID, shard_number: int, progress: Callable[[int], None]) -> ShardStats:
         """Classify what is left of a shard, as ``wiring.run_shard`` does.
@@ -63,11 +69,10 @@ class ShardWorker:
             WorkerDiedError: the process was killed, or its watchdog ended it.
             InferenceError: as ``wiring.run_shard``.
         """
-        self.start()
-        assert self._child is not None  # noqa: S101 - for the type checker
+        child = self._started()
         try:
-            send(self._child.channel, {"run_id": str(run_id), "shard_number": shard_number})
-            while "progress" in (answer := receive(self._child.channel)):
+            send(child.channel, {"run_id": str(run_id), "shard_number": shard_number})
+            while "progress" in (answer := receive(child.channel)):
                 progress(answer["progress"])
         except LOST as error:
             status = self._end()
@@ -77,7 +82,7 @@ class ShardWorker:
                 "attempt goes on there"
             ) from error
         except BaseException:  # Ctrl-C: it is asked to end, and given the time to do so
-            self._child.terminate()
+            child.terminate()
             self._end(PATIENCE_S)
             raise
         if "code" in answer:

@@ -559,7 +559,8 @@ class PostgresSink:
         def read() -> dict[str, Any]:
             with self._connection.cursor(row_factory=dict_row) as cursor:
                 sql = "SELECT * FROM nightlabel.run_summary WHERE run_id = %s"
-                return _found(cursor.execute(sql, [run_id]).fetchone(), run_id)
+                # Not prepared: a statement that is kept breaks when a migration adds a column to the view.
+                return _found(cursor.execute(sql, [run_id], prepare=False).fetchone(), run_id)
 
         row = self._retried(read)
         return RunSummary(**{name: row[name] for name in RunSummary.__dataclass_fields__})
