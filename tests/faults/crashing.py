@@ -19,7 +19,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,14 @@ class Death:
     """After the point was passed, for points inside a statement; after the process began, for ``random``."""
     kill_after_s: float | None = None
     """SIGKILL follows so much later, as when the grace period is over."""
+    is_asked: bool = False
+    """Whether SIGTERM asks to end, as Airflow's does by ``on_kill``, instead of interrupting."""
 
     @property
     def name(self) -> str:
         """Which signals it sends."""
+        if self.is_asked:
+            return "on_kill"
         return signal.Signals(self.signal).name + ("+SIGKILL" if self.kill_after_s is not None else "")
 
 
@@ -86,7 +90,7 @@ def chance_of(seed: int) -> random.Random:
 
 
 def draw_death(chance: random.Random, point: str, how: str, *, most: int) -> Death:
-    """Return a death at a point: at one of its first ``most`` passings, ``how`` being kill, term or both."""
+    """Return a death at a point: at one of its first ``most`` passings, ``how`` being kill, term, both or ask."""
     once = point in {"after_claim", "before_finish", "after_finish", *PLANNING_POINTS, *REPORTING_POINTS}
     nth = 1 if once else chance.randint(1, most * 4 if point == "after_fetch" else most)
     delay_s = 0.0
@@ -100,6 +104,7 @@ def draw_death(chance: random.Random, point: str, how: str, *, most: int) -> Dea
         nth=nth,
         delay_s=delay_s,
         kill_after_s=chance.uniform(0, 0.2) if how == "both" else None,
+        is_asked=how == "ask",
     )
 
 
@@ -336,8 +341,7 @@ class Deaths:
     def give_back(self, death: Death) -> None:
         """Put a death that was not reached under the others, at the first passing this time."""
         with self._lock:
-            again = Death(death.point, death.signal, 1, death.delay_s / 2, death.kill_after_s)
-            self._left.insert(0, again)
+            self._left.insert(0, replace(death, nth=1, delay_s=death.delay_s / 2))
 
 
 @dataclass
@@ -386,7 +390,8 @@ class Killed:
         """Start an attempt at a task of a run, which dies as told."""
         self.toll.attempts += 1
         told = None if death is None or death.point == RANDOM else asdict(death)
-        return self.house.nursery.start("attempt", do=do, death=told, database=self.url, **task)
+        is_asked = death is not None and death.is_asked
+        return self.house.nursery.start("attempt", do=do, death=told, is_asked=is_asked, database=self.url, **task)
 
     def start_shard(self, run_id: UUID, shard: int, death: Death | None) -> tuple[Attempt, Work]:
         """Start an attempt at a shard, after looking at what has an outcome already."""

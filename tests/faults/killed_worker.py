@@ -151,8 +151,14 @@ class WatchedSink(Watched):
         return summary
 
 
-def work(task: dict[str, Any], session: Any) -> None:
-    """Do what a task of a run does: ``discover``, ``run_shard`` or ``finish_run``, as ``task["do"]`` says."""
+def work(task: dict[str, Any], session: Any, asked: list[Callable[[], None]]) -> None:
+    """Do what a task of a run does: ``discover``, ``run_shard`` or ``finish_run``, as ``task["do"]`` says.
+
+    Args:
+        task: What to do.
+        session: A boto3 session.
+        asked: Gets what to call when somebody asks the task to end.
+    """
     from inference import wiring
     from inference.settings import read_settings
     from inference.types import Device, ModelId, RunRequest
@@ -167,6 +173,7 @@ def work(task: dict[str, Any], session: Any) -> None:
     settings = read_settings(database_url=task["database"])
     store = WatchedStore(wiring.open_store(settings, session=session), say, fate)
     with wiring.open_sink(settings) as opened:
+        asked.append(opened.give_up)
         sink: Any = WatchedSink(opened, say, fate)
         if task["do"] == "discover":
             plan = wiring.discover(RunRequest(**task["request"]), store=store, sink=sink)
@@ -187,14 +194,23 @@ def work(task: dict[str, Any], session: Any) -> None:
 
 
 def live(task: dict[str, Any], session: Any) -> NoReturn:
-    """Be an attempt: a process in a session of its own, interrupted by SIGTERM as the command line is."""
-    from inference.errors import StaleAttemptError
+    """Be an attempt: a process in a session of its own, which SIGTERM interrupts as it does the command line.
+
+    Or asks, where ``task["is_asked"]``: Airflow then calls the operator's ``on_kill`` and lets the task go on.
+    """
+    from inference.errors import RunInterruptedError, StaleAttemptError
+
+    asked: list[Callable[[], None]] = []
+
+    def ask(*_: object) -> None:
+        for end_soon in asked:
+            end_soon()
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, ask if task["is_asked"] else signal.default_int_handler)
     try:
-        work(task, session)
-    except KeyboardInterrupt:
+        work(task, session, asked)
+    except (KeyboardInterrupt, RunInterruptedError):
         sys.exit(EXIT_INTERRUPTED)
     except StaleAttemptError:
         sys.exit(EXIT_STALE)

@@ -160,15 +160,15 @@ def test_a_run_killed_at_every_point_ends_with_the_books_of_an_undisturbed_one(
     house: House, toll: Toll, seed: int, capsys: pytest.CaptureFixture[str], *, is_full: bool
 ):
     chance = chance_of(seed)
-    hows = ("kill", "term", "both")
+    places, hows = (*POINTS, RANDOM), ("kill", "term", "both")
     if is_full:
-        at_work = [draw_death(chance, point, how, most=4) for point in (*POINTS, RANDOM) for how in hows * 2]
-        at_work += [draw_death(chance, point, "kill", most=4) for point in (*POINTS, RANDOM) for _ in range(12)]
-        at_work += [draw_death(chance, RANDOM, how, most=4) for how in hows * 10]
+        at_work = [draw_death(chance, place, how, most=4) for place in places for how in (*hows, "ask") * 2]
+        at_work += [draw_death(chance, place, "kill", most=4) for place in places for _ in range(11)]
+        at_work += [draw_death(chance, RANDOM, how, most=4) for how in (*hows, "ask") * 8]
         planning = [draw_death(chance, point, how, most=1) for point in PLANNING_POINTS for how in hows]
         reporting = [draw_death(chance, point, how, most=1) for point in REPORTING_POINTS for how in hows]
     else:
-        at_work = [draw_death(chance, point, chance.choice(hows), most=2) for point in (*POINTS, RANDOM)]
+        at_work = [draw_death(chance, place, chance.choice((*hows, "ask")), most=2) for place in places]
         planning = [draw_death(chance, chance.choice(PLANNING_POINTS), "kill", most=1)]
         reporting = [draw_death(chance, chance.choice(REPORTING_POINTS), "kill", most=1)]
     for deaths in (at_work, planning, reporting):
@@ -297,7 +297,7 @@ def test_two_runs_over_one_bucket_killed_by_chance_share_it_without_doubles(
             runs = [killed.plan(f"{name} {night}", shard_size=80 if is_full else 32) for name in ("nightly", "by hand")]
             for _, shards in runs:
                 chance.shuffle(shards)
-            places, hows = (*POINTS, RANDOM, RANDOM), ("kill", "term")
+            places, hows = (*POINTS, RANDOM, RANDOM), ("kill", "term", "ask")
             fates = [
                 Deaths(
                     [
