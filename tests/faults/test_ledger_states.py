@@ -827,9 +827,6 @@ DEFECTS = {
         "recount_shard", "o.run_id = %(run_id)s AND o.label IS NOT NULL", "o.label IS NOT NULL"
     ),
     "a new attempt goes on numbering its batches": Defect("claim_shard", "batches = 0,", ""),
-    "the manifest leaves dead letters out": Defect(
-        "read_manifest_chunk", "AND (o.error_code IS NULL OR o.attempts <> ref.prior_attempts)", ""
-    ),
     "a manifest pairs keys with others' ETags": Defect(
         "store_manifest", "array_agg(etag ORDER BY position)", "array_agg(etag ORDER BY position DESC)"
     ),
@@ -837,34 +834,14 @@ DEFECTS = {
         "supersede_plan", "SET state = 'superseded', attempt = attempt + 1", "SET state = 'superseded'"
     ),
     "a new plan forgets what its run recorded": Defect("count_carried", "ON o.image_id", "ON false AND o.image_id"),
-    "dead letters are tried again at once": Defect("find_pending", " OR o.retry_after > %(listed_at)s", ""),
-    "permanent dead letters are tried again": Defect("find_pending", "o.retry_after IS NULL OR ", ""),
     "a promotion labels the whole bucket again": Defect(
         "find_pending", "o.model_id = ANY(%(settled_by)s)", "o.model_id = %(model_id)s"
     ),
-    "an underscore in a prefix means any character": Defect(
-        "note_vanished", "o.object_key ^@ %(prefix)s", "o.object_key LIKE %(prefix)s || '%%'"
-    ),
-    "an old listing hides what a newer one saw": Defect("note_vanished", "newer.listed_at > %(listed_at)s", "false"),
     "an old listing overwrites what a newer one saw": Defect("note_objects", "listed_at > %(listed_at)s", "false"),
-    "what came back stays hidden": Defect("note_objects", "OR o.gone_at IS NOT NULL", ""),
     "a run succeeds with images unfinished": Defect("finish_run", "j.unfinished > 0 AS", "false AS"),
     "a run succeeds whatever is dead": Defect("finish_run", "WHEN v.is_dead THEN", "WHEN false THEN"),
     "an older try of discovery takes a run over": Defect(
         "begin_run", "WHERE r.plan_attempt <= excluded.plan_attempt", ""
-    ),
-    "a retry by hand takes what it has tried already": Defect(
-        "find_pending", "THEN o.run_id = %(run_id)s", "THEN false"
-    ),
-    "a retry by hand takes dead letters of vanished keys": Defect(
-        "find_dead_letters", "AND o.gone_at IS NULL", "AND (o.gone_at IS NULL OR true)"
-    ),
-    "deleted objects keep their row": Defect("20_latest_prediction", "WHERE o.gone_at IS NULL", "WHERE true"),
-    "the oldest model of the line is shown": Defect("20_latest_prediction", "ORDER BY p.rank", "ORDER BY p.rank DESC"),
-    "a label does not close a dead letter": Defect("30_dead_letter_open", "(c.label IS NOT NULL) DESC, ", ""),
-    "former plans' shards are counted": Defect("40_run_summary", " AND plan_number = r.plan_number", ""),
-    "the line is not in the order in which models held the alias": Defect(
-        "10_production_line", "max(coalesce(a.valid_to, 'infinity')) DESC, ", ""
     ),
 }
 
