@@ -31,6 +31,7 @@ T = TypeVar("T")
 PROGRESS_INTERVAL_S = 10.0
 PLAN_KEY = "plan"
 """XCom with the counts of the plan, beside the shard numbers that ``discover`` returns."""
+REPORT_TASK = "report"
 
 
 def in_a_sentence(execute: Callable[..., T]) -> Callable[..., T]:
@@ -153,6 +154,8 @@ class ClassifyShardOperator(BaseOperator):
             stats = wiring.run_shard(
                 run_id, self.shard_number, store=store, sink=sink, settings=settings, progress=self._progress()
             )
+            if was_reported(context):
+                wiring.finish_run(run_id, sink=sink)
         self.log.info(
             "Shard %d: labelled %d of %d images, %d of them copied; %d dead, %d gone, %d done elsewhere; %.1f s",
             self.shard_number,
@@ -246,6 +249,16 @@ class Progress:
         if (now := self._clock()) - self._told_at >= self._interval_s:
             self._told_at = now
             self._tell(self._done)
+
+
+def was_reported(context: Context) -> bool:
+    """Whether the run's report is done and will not come again: somebody cleared a shard and not what follows it.
+
+    That shard has opened the books again, and has to close them itself.
+    """
+    dag_run = context["dag_run"]
+    states = context["ti"].get_task_states(dag_id=dag_run.dag_id, task_ids=[REPORT_TASK], run_ids=[dag_run.run_id])
+    return states.get(dag_run.run_id, {}).get(REPORT_TASK) in {"success", "failed"}
 
 
 def request_from(params: Mapping[str, Any], *, bucket: str, prefix: str, context: Context) -> RunRequest:

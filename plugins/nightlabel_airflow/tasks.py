@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import TriggerRule
 
-from nightlabel_airflow.operators import ClassifyShardOperator, ReportOperator
+from nightlabel_airflow.operators import REPORT_TASK, ClassifyShardOperator, ReportOperator
 from nightlabel_airflow.retries import RETRY_BY_ERROR
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ DEFAULT_ARGS: dict[str, Any] = {
 def label_tasks(discover: DiscoverOperator) -> None:
     """Add what follows ``discover`` to the Dag: a mapped task per shard and device, then the report."""
     report = ReportOperator(
-        task_id="report",
+        task_id=REPORT_TASK,
         trigger_rule=TriggerRule.ALL_DONE,
         execution_timeout=timedelta(minutes=30),
         doc_md="Runs whatever happened before. Logs every count of the run and fails if shards are unfinished or too "

@@ -2,74 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from typing import Any
-from urllib.parse import quote
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
 
 from local_stack.processes import StackError
-from local_stack.samples import PHOTOS, photo_bytes, truncated_jpeg
-from tests.e2e.conftest import RunningStack
+from local_stack.samples import truncated_jpeg
 from tests.e2e.loaded import heavy_packages_loaded
+from tests.e2e.nights import DAG, RETRY_DAG, Night, photo
+from tests.e2e.stacks import RunningStack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 CATS = {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat", "lynx"}
-DAG = "/api/v2/dags/classify_images"
-RETRY_DAG = "/api/v2/dags/retry_dead_letters"
 XCOM_LIMIT_BYTES = 48 * 1024
-
-
-class Night:
-    """A Dag run, from its trigger to its end."""
-
-    def __init__(self, stack: RunningStack, *, dag: str = DAG, **conf: Any) -> None:
-        self.stack, self.api = stack, stack.api
-        started = time.monotonic()
-        self.run_id = self.api.post(f"{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
-        self.path = f"{dag}/dagRuns/{quote(self.run_id, safe='')}"
-        while (run := self.api.get(self.path))["state"] in {"queued", "running"}:
-            assert time.monotonic() - started < 90, run
-            time.sleep(0.3)
-        self.state, self.seconds = run["state"], time.monotonic() - started
-
-    def tasks(self) -> list[dict[str, Any]]:
-        return self.api.get(f"{self.path}/taskInstances?limit=500")["task_instances"]
-
-    def states(self) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        for task in self.tasks():
-            found.setdefault(task["task_id"], set()).add(task["state"])
-        return found
-
-    def log(self, task_id: str) -> str:
-        [task] = [task for task in self.tasks() if task["task_id"] == task_id]
-        return json.dumps(
-            self.api.get(f"{self.path}/taskInstances/{task_id}/logs/{task['try_number']}?full_content=true")
-        )
-
-    def summary(self) -> dict[str, Any]:
-        [row] = self.stack.rows("SELECT * FROM run_summary WHERE airflow_run_id = %s", self.run_id)
-        parts = ("already_done", "deferred", "labelled", "dead", "gone", "done_elsewhere", "unfinished")
-        assert row["discovered"] == sum(row[part] for part in parts), row
-        return row
-
-    def xcom_sizes(self) -> dict[str, int]:
-        entries = self.api.get(f"{self.path}/taskInstances/~/xcomEntries?limit=500")["xcom_entries"]
-        return {f"{entry['task_id']} {entry['key']} {entry['map_index']}": self._size(entry) for entry in entries}
-
-    def _size(self, entry: dict[str, Any]) -> int:
-        path = f"{self.path}/taskInstances/{entry['task_id']}/xcomEntries/{quote(entry['key'], safe='')}"
-        return len(json.dumps(self.api.get(f"{path}?map_index={entry['map_index']}")["value"]))
-
-
-def photo(name: str) -> bytes:
-    return photo_bytes(next(photo for photo in PHOTOS if photo.key.startswith(name)))
 
 
 def test_a_night_labels_what_is_new_and_the_next_one_what_changed(running: RunningStack):

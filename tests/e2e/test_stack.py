@@ -15,10 +15,11 @@ from urllib.request import urlopen
 
 import pytest
 
+from local_stack.airflow_parts import MAX_RESTARTS
 from local_stack.processes import LOOPBACK, port_is_free, wait_until
 from local_stack.settings import REPOSITORY
 from local_stack.stack import Stack
-from tests.e2e.conftest import Commands
+from tests.e2e.stacks import Commands
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -136,16 +137,35 @@ def launched(stack: Commands) -> subprocess.Popen[str]:
     return launcher
 
 
-def test_a_part_that_dies_is_named_and_the_others_stop(stack: Commands):
+def test_a_part_of_airflow_that_dies_is_started_again_and_one_that_dies_often_stops_everything(stack: Commands):
     launcher = launched(stack)
     processes = stack.processes()
-    os.kill(Stack(stack.settings, stack.environment).airflow.pids["scheduler"], signal.SIGKILL)
+    airflow = Stack(stack.settings, stack.environment).airflow
+    for time in range(1, MAX_RESTARTS + 1):
+        os.kill(airflow.pids["scheduler"], signal.SIGKILL)
+        assert wait_until(lambda time=time: len(airflow.restarts) == time, 30)
+        assert launcher.poll() is None
+    assert "Airflow's scheduler ended with signal SIGKILL and was started again at" in stack("status").stdout
+    processes |= stack.processes()
+    os.kill(airflow.pids["scheduler"], signal.SIGKILL)
+    out, error = launcher.communicate(timeout=60)
+
+    assert launcher.returncode == 1
+    [first, *_] = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert "Airflow's scheduler ended with signal SIGKILL after 3 restarts within 10 minutes" in first
+    assert out.count("and was started again at") == MAX_RESTARTS
+    assert not [identity for identity in processes if identity.is_alive]
+
+
+def test_postgres_that_dies_is_named_and_the_others_stop(stack: Commands):
+    launcher = launched(stack)
+    processes = stack.processes()
+    os.kill(stack.record.parts()["Postgres"].pid, signal.SIGKILL)
     _, error = launcher.communicate(timeout=60)
 
     assert launcher.returncode == 1
     [first, *_] = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert "scheduler" in first
-    assert "SIGKILL" in first
+    assert first.startswith("error: Postgres ended with signal SIGKILL")
     assert not [identity for identity in processes if identity.is_alive]
 
 
