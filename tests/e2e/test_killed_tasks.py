@@ -14,7 +14,7 @@ AGAIN_WITHIN_S = 60
 
 
 def test_a_shard_whose_process_is_killed_runs_again_within_a_minute_and_repeats_nothing(
-    running: RunningStack, seed: int, record_property
+    running: RunningStack, seed: int
 ):
     images = SlowImages(running, 240, seed)
     night = AirflowRun.trigger(running, bucket=images.bucket, shard_size=200)
@@ -25,7 +25,6 @@ def test_a_shard_whose_process_is_killed_runs_again_within_a_minute_and_repeats_
 
     seconds = images.wait_for_attempt(night, shard=0, attempt=2, since=killed_at)
 
-    record_property("seconds until the shard ran again", round(seconds, 1))
     assert seconds < AGAIN_WITHIN_S
     assert night.wait(120) == "success"
     assert night.tries() == [2, 1]

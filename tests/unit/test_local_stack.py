@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from inference.settings import Settings
 from local_stack import samples
 from local_stack.airflow import pool_slots
-from local_stack.airflow_parts import SHARED_MODULES
+from local_stack.airflow_parts import MAX_RESTARTS, RESTARTS_WITHIN_S, SHARED_MODULES, may_restart
 from local_stack.processes import (
     ProcessIdentity,
     StackError,
@@ -27,6 +27,7 @@ from local_stack.processes import (
     free_ports,
     kept_secret,
     log_tail,
+    orphans,
     wait_until,
 )
 from local_stack.settings import REPOSITORY, StackSettings
@@ -205,6 +206,31 @@ def test_a_family_is_found_when_its_leader_is_gone_and_ended_with_all_its_member
     assert len(left) == 1
     end_processes(left, patience_s=5)
     assert wait_until(lambda: not families([identity]), 5)
+
+
+def test_who_outlives_a_dead_part_is_told_from_the_living_parts_and_what_they_started():
+    script = (
+        "import subprocess, sys, time\n"
+        "part = [sys.executable, '-c', 'import subprocess, time; "
+        'print(subprocess.Popen(["sleep", "600"]).pid, flush=True); time.sleep(600)\']\n'
+        "dead, living = (subprocess.Popen(part, stdout=subprocess.PIPE, text=True) for _ in range(2))\n"
+        "print(dead.stdout.readline().strip(), living.stdout.readline().strip(), living.pid, flush=True)\n"
+        "dead.kill(), dead.wait(), time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True) as leader:
+        assert leader.stdout
+        of_dead, _, living = map(int, leader.stdout.readline().split())
+        assert wait_until(lambda: {left.pid for left in orphans(leader.pid, [living])} == {of_dead}, 5)
+        identity = ProcessIdentity.of(leader.pid)
+        assert identity
+        end_processes(families([identity]), patience_s=5)
+
+
+def test_a_part_is_started_again_a_few_times_and_as_often_once_more_later():
+    assert may_restart([], now=1_000)
+    assert not may_restart([990] * MAX_RESTARTS, now=1_000)
+    assert may_restart([990] * (MAX_RESTARTS - 1), now=1_000)
+    assert may_restart([990] * MAX_RESTARTS, now=990 + RESTARTS_WITHIN_S)
 
 
 def test_a_stranger_with_a_reused_number_is_not_family():
