@@ -13,24 +13,30 @@ from multiprocessing.connection import Connection
 
 from inference.children import LOST, join_parent, receive, send
 from inference.decoding import decode_image
-from inference.errors import ImageError
+from inference.errors import DecoderOutOfMemoryError, ImageError
+from inference.memory import give_freed_memory_back
 from inference.types import Preprocessing
 
 
 def serve(channel: Connection) -> None:
     """Answer requests until the other side is gone.
 
-    The first message names preprocessing and bounds. Then each image is sent as bytes, and answered either by its
-    error or by how much memory it needs; that is granted by a message, and then come the pixels, or an error.
+    The first message names preprocessing and bounds, and is answered when this process is ready. Then each image is
+    sent as bytes, and answered either by its error or by how much memory it needs; that is granted or refused by a
+    message, and then come the pixels, or an error.
     """
     bounds = receive(channel)
     preprocessing = Preprocessing(**bounds["preprocessing"])
+    data = b""
 
     @contextmanager
     def reserve(wanted: int) -> Iterator[None]:
-        send(channel, {"reserve": wanted})
-        receive(channel)
+        send(channel, {"reserve": wanted + len(data)})  # this process has a copy of its own
+        if not receive(channel)["go"]:
+            raise DecoderOutOfMemoryError("there is not enough memory to decode the image")
         yield
+
+    send(channel, {"ready": True})
 
     while True:
         data = channel.recv_bytes()
@@ -47,6 +53,7 @@ def main() -> None:
     """Serve the process that started this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = join_parent(sys.argv[1:])
+    give_freed_memory_back()
     try:
         serve(channel)
     except LOST:

@@ -9,7 +9,7 @@ import logging
 import queue
 import signal
 import threading
-import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from inference.children import LOST, Child, exit_words, receive, send
-from inference.errors import DecoderCrashedError, DecoderTimeoutError, ImageError, error_of
+from inference.errors import DecoderCrashedError, DecoderTimeoutError, ImageError, WorkerDiedError, error_of
 from inference.memory import Reserve, no_limit
 from inference.types import Pixels, Preprocessing
 
@@ -27,6 +27,9 @@ MODULE = "inference.isolated_decoder"
 
 DYING_S = 10.0
 """How long a process may take to be gone after its end of the channel is: its memory may be written to a core file."""
+
+START_S = 60.0
+"""How long a process may take until it is ready. It takes half a second where the machine is not busy."""
 
 FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM})
 """How a process ends that somebody else killed: the image is given a second chance."""
@@ -74,7 +77,7 @@ class IsolatedDecoders:
         self.close()
 
     def close(self) -> None:
-        """End every process, also those at work: whoever waits for one gets DecoderCrashedError."""
+        """End every process, also those at work: whoever waits for one gets WorkerDiedError."""
         with self._lock:
             self._is_closed = True
             children, self._alive = self._alive, set()
@@ -87,6 +90,7 @@ class IsolatedDecoders:
         Raises:
             DecoderCrashedError, DecoderTimeoutError: the image killed its process, or took too long.
             ImageError: as ``decoding.decode_image``.
+            WorkerDiedError: no process gets ready, or all were ended; no image is to blame.
         """
         child = self._idle.get()
         try:
@@ -98,27 +102,51 @@ class IsolatedDecoders:
                 except LOST as error:
                     status = self._end(child, DYING_S)
                     child = None
-                    if is_last or status not in FROM_OUTSIDE or self._is_closed:
+                    if self._is_closed:
+                        raise self._over() from error
+                    if is_last or status not in FROM_OUTSIDE:
                         raise DecoderCrashedError(
                             f"the process that decoded this image {exit_words(status)}; keep the image from people's "
                             "viewers until it is known why"
                         ) from error
-                except DecoderTimeoutError:
+                except ImageError:
+                    raise
+                except BaseException:  # it was left in the middle of an image
                     self._end(child)
                     child = None
                     raise
             raise AssertionError  # the second try returns or raises
         finally:
+            if child is not None and child not in self._alive:
+                child = None
             self._idle.put(child)
 
     def _start(self) -> Child:
+        """Start a process and wait until it is ready, which no image is charged with."""
         with self._lock:
             if self._is_closed:
-                raise DecoderCrashedError("decoding was ended while this image waited for it; it is tried again")
-            child = Child(MODULE)
+                raise self._over()
+            try:
+                child = Child(MODULE)
+            except OSError as error:
+                raise WorkerDiedError(
+                    f"no process could be started to decode in ({error}); allow this user more processes or memory"
+                ) from error
             self._alive.add(child)
-        send(child.channel, {"preprocessing": asdict(self._preprocessing), "max_pixels": self._max_pixels})
+        try:
+            send(child.channel, {"preprocessing": asdict(self._preprocessing), "max_pixels": self._max_pixels})
+            if not child.channel.poll(START_S):
+                raise TimeoutError(f"not ready within {START_S:.0f} s")
+            receive(child.channel)
+        except LOST as error:
+            status = self._end(child)
+            raise WorkerDiedError(
+                f"a process to decode in {exit_words(status)} before it had an image; what it wrote is in the log above"
+            ) from error
         return child
+
+    def _over(self) -> WorkerDiedError:
+        return WorkerDiedError("decoding was ended while an image waited for it; the next attempt decodes it")
 
     def _end(self, child: Child, patience_s: float = 0.0) -> int:
         with self._lock:
@@ -129,21 +157,26 @@ class IsolatedDecoders:
 
     def _ask(self, child: Child, data: bytes) -> Pixels:
         child.channel.send_bytes(data)
-        deadline = time.monotonic() + self._timeout_s
-        asked = self._answer(child, deadline)
+        asked = self._answer(child)
         if "reserve" not in asked:
             raise self._refusal(asked)
-        with self._reserve(int(asked["reserve"])):
-            deadline = time.monotonic() + self._timeout_s
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._reserve(int(asked["reserve"])))
+            except ImageError:
+                send(child.channel, {"go": False})
+                self._answer(child)
+                raise
             send(child.channel, {"go": True})
-            answer = self._answer(child, deadline)
+            answer = self._answer(child)
             if "code" in answer:
                 raise self._refusal(answer)
             raw = child.channel.recv_bytes(self._preprocessing.height * self._preprocessing.width * 3)
         return np.frombuffer(raw, np.uint8).reshape(self._preprocessing.height, self._preprocessing.width, 3)
 
-    def _answer(self, child: Child, deadline: float) -> dict[str, Any]:
-        if not child.channel.poll(max(0.0, deadline - time.monotonic())):
+    def _answer(self, child: Child) -> dict[str, Any]:
+        if not child.channel.poll(self._timeout_s):
+            self._end(child)  # before its memory is given to somebody else
             raise DecoderTimeoutError(
                 f"decoding the image took more than {self._timeout_s:g} s; save it anew, or raise "
                 "NIGHTLABEL_DECODE_TIMEOUT_S"

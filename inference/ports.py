@@ -77,6 +77,10 @@ class Decoder(Protocol):
 class Turn(Protocol):
     """One image that is being decoded, as a watchdog sees it."""
 
+    def pause(self) -> None:
+        """Count no longer, until it is restarted."""
+        ...
+
     def restart(self) -> None:
         """Count its time from now on."""
         ...

@@ -328,12 +328,13 @@ class ShardRunner:
         with self.watchdog.over(ref.key) as turn:
 
             @contextmanager
-            def reserve_and_restart(wanted: int) -> Iterator[None]:
+            def reserve_off_the_clock(wanted: int) -> Iterator[None]:
+                turn.pause()  # it may wait for others, and longer than an image may take
                 with reserve(wanted):
-                    turn.restart()  # it may have waited for others
+                    turn.restart()
                     yield
 
-            return decode_image(data, preprocessing, max_pixels=max_pixels, reserve=reserve_and_restart)
+            return decode_image(data, preprocessing, max_pixels=max_pixels, reserve=reserve_off_the_clock)
 
     def _room_for_object(self, size_bytes: int) -> AbstractContextManager[None]:
         return nullcontext() if self.memory is None else self.memory.objects.reserve(size_bytes)

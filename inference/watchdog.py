@@ -37,10 +37,14 @@ class Turn:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.began_at = time.monotonic()
+        self.began_at: float | None = time.monotonic()
+
+    def pause(self) -> None:
+        """Count no longer: it waits for memory, which others have."""
+        self.began_at = None
 
     def restart(self) -> None:
-        """Count from now on: what went before was waiting for memory."""
+        """Count from now on."""
         self.began_at = time.monotonic()
 
 
@@ -51,6 +55,7 @@ class Watchdog:
         limit_s: Seconds that one image may take.
         end_process: What to do when one takes longer.
         look_every_s: Seconds between two looks.
+        grace_s: How much later the alarm ends the process, where this thread cannot look.
     """
 
     def __init__(
@@ -59,10 +64,12 @@ class Watchdog:
         *,
         end_process: Callable[[], None] = _end_process,
         look_every_s: float = LOOK_EVERY_S,
+        grace_s: float = GRACE_S,
     ) -> None:
         self._limit_s = limit_s
         self._end_process = end_process
         self._look_every_s = look_every_s
+        self._grace_s = grace_s
         self._turns: set[Turn] = set()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -95,12 +102,13 @@ class Watchdog:
         try:
             # Each look puts the alarm off. It goes off by itself when this thread cannot run any more.
             while True:
-                faulthandler.dump_traceback_later(self._limit_s + GRACE_S, exit=True, file=STANDARD_ERROR)
+                faulthandler.dump_traceback_later(self._limit_s + self._grace_s, exit=True, file=STANDARD_ERROR)
                 if self._is_over.wait(self._look_every_s):
                     return
                 now = time.monotonic()
                 for turn in tuple(self._turns):
-                    if now - turn.began_at > self._limit_s:
+                    began_at = turn.began_at
+                    if began_at is not None and now - began_at > self._limit_s:
                         logger.critical(
                             "Decoding %r has taken more than %.0f s and cannot be stopped: this process ends, and the "
                             "next attempt decodes the image in a process apart",

@@ -177,7 +177,7 @@ def run_shard(
         InferenceError: as ``ShardRunner.run``.
     """
     from inference.isolation import IsolatedDecoders
-    from inference.memory import Memory
+    from inference.memory import Memory, give_freed_memory_back
     from inference.runner import ShardRunner
     from inference.sinks.postgres import reasons_text
     from inference.watchdog import Watchdog
@@ -186,6 +186,7 @@ def run_shard(
     try:
         device = available_device(shard.device, allow_cpu_fallback=rules.allow_cpu_fallback)
         handle = load(shard.model, device) if load else load_model(shard.model, sink, settings, device=device)
+        give_freed_memory_back()
         memory = Memory.of_process(settings.memory_limit)
     except BaseException:
         sink.release_shard(shard)
@@ -205,7 +206,7 @@ def run_shard(
             top_k=settings.top_k,
             progress=progress,
             decoder=lambda: IsolatedDecoders(
-                settings.decode_threads,
+                memory.processes(settings.decode_threads),
                 handle.preprocessing,
                 max_pixels=settings.max_pixels,
                 timeout_s=settings.decode_timeout_s,
