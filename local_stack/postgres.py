@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from local_stack.processes import (
     private_folder,
     require_free_port,
     tethered,
+    wait_until,
     write_private,
 )
 
@@ -213,6 +215,20 @@ class EmbeddedPostgres:
             return
         if ProcessIdentity.of(pid) and _program_name(pid) == "postgres":
             raise StackError(f"A Postgres server (process {pid}) already runs on {self.data}; stop it first.")
+        # Postgres takes every process of that number for a server: one that was killed and that nobody has reaped,
+        # as in a container whose first process does not, and a stranger. What would be in danger are processes of the
+        # old server that still write; each of them works in its folder.
+        if Path(f"/proc/{pid}").exists() and wait_until(lambda: not self._is_in_use(), STOP_PATIENCE_S):
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def _is_in_use(self) -> bool:
+        """Whether a living process works in the cluster's folder."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    if (entry / "cwd").readlink() == self.data.resolve() and ProcessIdentity.of(int(entry.name)):
+                        return True
+        return False
 
     def _make_cluster(self) -> None:
         if self.data.exists():  # a first start that was interrupted; without PG_VERSION it holds no data

@@ -47,6 +47,10 @@ class AirflowRun:
         tasks = [task for task in self.tasks() if task["task_id"] == "classify_on_cpu" and task["map_index"] >= 0]
         return sorted(tasks, key=lambda task: task["map_index"])
 
+    def mapped(self) -> int:
+        """How many tasks the shards were mapped to."""
+        return self.api.get(f"{self.path}/taskInstances/classify_on_cpu/listMapped?limit=1")["total_entries"]
+
     def tries(self) -> list[int]:
         """How often each shard's task was tried."""
         return [task["try_number"] for task in self.shard_tasks()]

@@ -119,6 +119,16 @@ def test_a_second_postgres_on_the_same_folder_is_refused(postgres_server: Embedd
         connection.execute("CHECKPOINT")  # opens files by their whole path; a server that cannot gives itself up
 
 
+def test_postgres_starts_again_where_it_was_killed_and_nobody_has_reaped_it(server_folder: Path, port: int):
+    with EmbeddedPostgres(server_folder, port) as server:
+        server.create_database("kept")
+        os.kill(server.server.pid, signal.SIGKILL)
+        assert wait_until(lambda: ProcessIdentity.of(server.server.pid) is None, 5)
+        assert Path(f"/proc/{server.server.pid}").exists(), "the one who started it has not asked for its end"
+        with EmbeddedPostgres(server_folder, port) as again, again.connect("kept"):
+            pass
+
+
 def test_a_server_that_dies_at_the_start_is_named_with_the_end_of_its_log(server_folder: Path, port: int):
     with EmbeddedPostgres(server_folder / "postgres", port, is_durable=False) as server:
         pass
