@@ -24,9 +24,9 @@ Reserve: TypeAlias = Callable[[int], AbstractContextManager[None]]
 SHARE_OF_MACHINE: Final = 0.8
 """Of the cgroup's or the machine's memory, what a process takes for itself when nobody says otherwise."""
 
-OBJECTS_SHARE: Final = 0.25
-DECODING_SHARE: Final = 0.5
-"""Of what is free once the model is loaded. The last quarter is for what nobody counts: batches, buffers, gaps."""
+OBJECTS_SHARE: Final = 0.2
+DECODING_SHARE: Final = 0.65
+"""Of what is free once the model is loaded. The rest is for what nobody counts: batches, buffers, gaps."""
 
 LEAST_FREE_BYTES: Final = 32 * 1024 * 1024
 """With less there is no room for the smallest photo of a phone."""

@@ -43,7 +43,7 @@ class ShardWorker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self._let_go()
 
     def start(self) -> None:
         """Start the process, which gets ready while its first shard is being planned; harmless when it runs."""
@@ -88,10 +88,16 @@ class ShardWorker:
         if "code" in answer:
             problem = error_of(answer["code"], answer["message"])
             if isinstance(problem, MemoryLimitError):
-                self._end(PATIENCE_S)
+                self._let_go()  # the next shard gets a fresh one
             raise problem
         stats = answer["stats"]
         return ShardStats(**{**stats, "seconds": StageSeconds(**stats["seconds"])})
+
+    def _let_go(self) -> None:
+        """Let an idle process end by itself: nobody will ask it any more."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.close(PATIENCE_S)
 
     def _end(self, patience_s: float = 0.0) -> int:
         """End the process if there is one, and return how it ended."""
