@@ -255,3 +255,57 @@ def test_giving_up_ends_a_wait_for_the_database_at_once(ledger: Ledger):
         assert not writer.is_alive()
     assert [type(error) for error in ended] == [SinkUnavailableError]
     assert ledger.sink.finish_run(plan.run_id).state == "failed", "the books can still be closed"
+
+
+def test_an_attempt_that_did_not_say_that_it_ended_leaves_what_it_noted_as_suspects(ledger: Ledger):
+    plan = ledger.plan(listed("a"), listed("b"))
+    first = ledger.sink.claim_shard(plan.run_id, 0)
+    assert (first.suspects, first.is_isolated) == (0, False)
+    ledger.sink.note_in_flight(first, 7)
+
+    second = ledger.sink.claim_shard(plan.run_id, 0)
+    assert (second.suspects, second.is_isolated) == (7, False), "the first was killed"
+
+
+def test_an_attempt_that_was_released_or_has_finished_leaves_no_suspects(ledger: Ledger):
+    plan = ledger.plan(listed("a"))
+    for end in (ledger.sink.release_shard, lambda shard: ledger.sink.finish_shard(shard, StageSeconds())) * 2:
+        shard = ledger.sink.claim_shard(plan.run_id, 0)
+        assert (shard.suspects, shard.is_isolated) == (0, False)
+        ledger.sink.note_in_flight(shard, 7)
+        end(shard)
+    last = ledger.sink.claim_shard(plan.run_id, 0)
+    assert (last.suspects, last.is_isolated) == (0, False)
+
+
+def test_a_clean_end_clears_the_suspects_and_the_second_unclean_one_isolates_the_shard_for_good(ledger: Ledger):
+    plan = ledger.plan(listed("a"))
+    seen = []
+    for is_clean in (False, True, False, True, True):
+        shard = ledger.sink.claim_shard(plan.run_id, 0)
+        seen.append((shard.suspects, shard.is_isolated))
+        ledger.sink.note_in_flight(shard, 7)
+        if is_clean:
+            ledger.sink.release_shard(shard)
+    assert seen == [(0, False), (7, False), (0, False), (7, True), (0, True)]
+
+
+def test_an_image_that_killed_its_decoder_isolates_the_shard_and_no_other(ledger: Ledger):
+    plan = ledger.plan(listed("a"), listed("b"), shard_size=1)
+    one = ledger.sink.claim_shard(plan.run_id, 0)
+    ledger.sink.isolate_shard(one)
+    ledger.sink.release_shard(one)
+    assert ledger.sink.claim_shard(plan.run_id, 0).is_isolated
+    assert not ledger.sink.claim_shard(plan.run_id, 1).is_isolated
+
+
+def test_an_attempt_that_was_taken_over_has_no_say_in_suspects_and_isolation(ledger: Ledger):
+    plan = ledger.plan(listed("a"))
+    old = ledger.sink.claim_shard(plan.run_id, 0)
+    new = ledger.sink.claim_shard(plan.run_id, 0)
+    ledger.sink.note_in_flight(new, 7)
+    ledger.sink.note_in_flight(old, 1)
+    ledger.sink.isolate_shard(old)
+    ledger.sink.release_shard(old)
+    [row] = ledger.rows("SELECT in_flight, is_isolated, ended_attempt FROM nightlabel.shard")
+    assert row == {"in_flight": 7, "is_isolated": False, "ended_attempt": 0}

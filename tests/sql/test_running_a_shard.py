@@ -5,13 +5,21 @@ from __future__ import annotations
 import io
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from inference.decoding import decode_image
 from inference.errors import (
+    DecoderCrashedError,
+    DecoderTimeoutError,
+    ImageError,
+    MemoryLimitError,
     ModelExecutionError,
     RunInterruptedError,
     SinkUnavailableError,
@@ -19,8 +27,9 @@ from inference.errors import (
     StoreCredentialsError,
     StoreUnavailableError,
 )
+from inference.memory import Budget, Memory
 from inference.runner import ShardRunner
-from inference.types import ImageRef, PixelBatch, Plan, RunRequest, Scores, ShardStats
+from inference.types import ImageRef, Outcome, PixelBatch, Pixels, Plan, RunRequest, Scores, Shard, ShardStats
 from inference.wiring import SystemClock
 from tests.fakes import FakeHandle, FakeStore
 from tests.ledger import Ledger, Pages
@@ -30,9 +39,9 @@ pytestmark = pytest.mark.integration
 RED, BLACK = (255, 0, 0), (0, 0, 0)
 
 
-def png(color: tuple[int, int, int], note: str = "") -> bytes:
+def png(color: tuple[int, int, int], note: str = "", *, size: tuple[int, int] = (6, 6)) -> bytes:
     """A small picture of one colour; red is a cat and black a dog to the fake model."""
-    picture, out = Image.new("RGB", (6, 6), color), io.BytesIO()
+    picture, out = Image.new("RGB", size, color), io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue() + note.encode()
 
@@ -320,3 +329,266 @@ def test_the_seconds_of_each_stage_are_kept(ledger: Ledger):
     seconds = stats.seconds
     assert min(seconds.fetch_s, seconds.decode_s, seconds.predict_s, seconds.write_s) > 0
     assert ledger.summary(planned.run_id)["decode_s"] == pytest.approx(seconds.decode_s)
+
+
+class Turns:
+    """A watchdog that ends nothing, and notes which images are decoded in this process."""
+
+    def __init__(self, events: list[tuple[str, str]]) -> None:
+        self.events = events
+
+    @contextmanager
+    def over(self, name: str) -> Iterator[Turns]:
+        self.events.append(("here", name))
+        yield self
+
+    def pause(self) -> None:
+        self.events.append(("pause", ""))
+
+    def restart(self) -> None:
+        self.events.append(("restart", ""))
+
+
+class Apart:
+    """A decoder apart that is none, notes what it decodes, and reports some images as crashes."""
+
+    def __init__(self, events: list[tuple[str, str]], **problems: ImageError) -> None:
+        self.events = events
+        self.problems = problems
+        self.opened = 0
+
+    def __enter__(self) -> Apart:
+        self.opened += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.opened -= 1
+
+    def decode(self, data: bytes) -> Pixels:
+        key = data.rpartition(b"#")[2].decode()
+        self.events.append(("apart", key))
+        time.sleep(0.005)
+        if key in self.problems:
+            raise self.problems[key]
+        pixels = decode_image(data, FakeHandle().preprocessing)
+        self.events.append(("was apart", key))
+        return pixels
+
+
+def marked(count: int) -> FakeStore:
+    """Pictures that carry their keys."""
+    keys = [f"{number:02}" for number in range(count)]
+    return FakeStore({key: png(RED, f"#{key}") for key in keys})
+
+
+def after_a_kill(ledger: Ledger, planned: Plan, in_flight: int) -> Shard:
+    """The claim of the attempt after one that was killed."""
+    killed = ledger.sink.claim_shard(planned.run_id, 0)
+    ledger.sink.note_in_flight(killed, in_flight)
+    return ledger.sink.claim_shard(planned.run_id, 0)
+
+
+def names(events: list[tuple[str, str]], where: str) -> set[str]:
+    return {name for at, name in events if at == where}
+
+
+def test_suspects_are_decoded_apart_before_any_image_is_decoded_here_again(ledger: Ledger):
+    store, events = marked(40), []
+    shard = after_a_kill(ledger, plan(ledger, store), 10)
+    apart = Apart(events)
+    stats = runner(ledger, store, decoder=lambda: apart, watchdog=Turns(events)).run(shard)
+
+    assert (stats.labelled, stats.unfinished) == (40, 0)
+    assert {f"{number:02}" for number in range(10)} <= names(events, "apart")
+    assert len(names(events, "apart")) < 10 + 8, "and no more of the others than the window holds"
+    assert names(events, "here") == set(store.objects) - names(events, "apart")
+    first_here = next(index for index, (at, _) in enumerate(events) if at == "here")
+    assert {at for at, _ in events[first_here:]} <= {"here", "pause", "restart"}
+    assert apart.opened == 0
+
+
+def test_images_that_vanished_do_not_use_up_the_suspects(ledger: Ledger):
+    store, events = marked(40), []
+    planned = plan(ledger, store)
+    shard = after_a_kill(ledger, planned, 10)
+    for number in range(15):
+        store.delete(f"{number:02}")
+    stats = runner(ledger, store, decoder=lambda: Apart(events), watchdog=Turns(events)).run(shard)
+    assert (stats.labelled, stats.gone) == (25, 15)
+    assert {f"{number:02}" for number in range(15, 25)} <= names(events, "apart")
+    assert names(events, "here") > {"38", "39"}
+
+
+@pytest.mark.parametrize("problem", [DecoderCrashedError("killed"), DecoderTimeoutError("hung")])
+def test_an_image_that_kills_or_hangs_the_decoder_apart_keeps_the_rest_of_the_shard_there(
+    ledger: Ledger, problem: ImageError
+):
+    store, events = marked(30), []
+    planned = plan(ledger, store)
+    shard = after_a_kill(ledger, planned, 5)
+    decoder = Apart(events, **{"03": problem})
+    stats = runner(ledger, store, decoder=lambda: decoder, watchdog=Turns(events)).run(shard)
+    assert (stats.labelled, stats.dead) == (29, 1)
+    assert ledger.open_dead_letters() == {"03": problem.code}
+    assert names(events, "apart") == set(store.objects)
+    assert names(events, "here") == set()
+    assert ledger.sink.claim_shard(planned.run_id, 0).is_isolated
+
+
+def test_after_the_second_kill_every_image_is_decoded_apart(ledger: Ledger):
+    store, events = marked(30), []
+    planned = plan(ledger, store)
+    after_a_kill(ledger, planned, 3)
+    shard = ledger.sink.claim_shard(planned.run_id, 0)
+    stats = runner(ledger, store, decoder=lambda: Apart(events), watchdog=Turns(events)).run(shard)
+    assert stats.labelled == 30
+    assert names(events, "apart") == set(store.objects)
+
+
+def test_an_attempt_that_fails_by_itself_is_followed_by_one_without_suspects(ledger: Ledger):
+    store = FailingStore(marked(30).objects)
+    planned = plan(ledger, store)
+    for trouble in range(3):
+        store.left = 3 + trouble
+        shard = ledger.sink.claim_shard(planned.run_id, 0)
+        assert (shard.suspects, shard.is_isolated) == (0, False)
+        with pytest.raises(StoreUnavailableError):
+            runner(ledger, store).run(shard)
+    store.left = 1_000
+    with pytest.raises(ModelExecutionError):
+        run(ledger, planned, store, handle=NotANumberHandle())
+    shard = ledger.sink.claim_shard(planned.run_id, 0)
+    assert (shard.suspects, shard.is_isolated) == (0, False)
+
+
+def test_what_may_be_in_flight_is_noted_before_the_first_image_is_fetched(ledger: Ledger):
+    noted: list[int] = []
+
+    class Looking(FakeStore):
+        def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+            noted.append(ledger.rows("SELECT in_flight FROM nightlabel.shard")[0]["in_flight"])
+            return super().fetch(ref, max_bytes=max_bytes)
+
+    store = Looking({"a": png(RED)})
+    planned = plan(ledger, store)
+    loop = runner(ledger, store)
+    loop.run(ledger.sink.claim_shard(planned.run_id, 0))
+    assert noted == [loop.in_flight]
+
+
+def test_waiting_for_memory_is_not_counted_as_decoding(ledger: Ledger):
+    store, events = marked(1), []
+    run(ledger, plan(ledger, store), store, watchdog=Turns(events))
+    assert events == [("here", "00"), ("pause", ""), ("restart", "")]
+
+
+def memory(limit: int, used: int, *, objects: int = 10**9, decoding: int = 10**9) -> Memory:
+    return Memory(limit, Budget(objects, "the object"), Budget(decoding, "decoding the image"), lambda: used)
+
+
+def test_near_the_memory_limit_the_model_is_given_fewer_images_at_once(ledger: Ledger):
+    store, handle = marked(9), FakeHandle()
+    stats = run(ledger, plan(ledger, store), store, handle=handle, memory=memory(100, 95))
+    assert stats.labelled == 9
+    assert handle.batch_sizes == [1] * 9
+
+
+def test_over_the_memory_limit_the_attempt_ends_and_the_next_one_does_the_rest(ledger: Ledger):
+    store = marked(9)
+    planned = plan(ledger, store)
+    with pytest.raises(MemoryLimitError):
+        run(ledger, planned, store, memory=memory(100, 101))
+    assert ledger.open_dead_letters() == {}
+    shard = ledger.sink.claim_shard(planned.run_id, 0)
+    assert shard.suspects == 0
+    assert runner(ledger, store).run(shard).labelled == 9
+
+
+def test_what_is_larger_than_all_memory_for_it_is_a_retryable_dead_letter(ledger: Ledger):
+    store = marked(4)
+    store.put("large", png(RED, "#" + "x" * 5_000))
+    store.put("wide", png(RED, "#wide", size=(90, 90)))
+    stats = run(ledger, plan(ledger, store), store, memory=memory(100, 0, objects=5_000, decoding=20_000))
+    assert (stats.labelled, stats.dead) == (4, 2)
+    assert ledger.open_dead_letters() == dict.fromkeys(("large", "wide"), "decoder_out_of_memory")
+    assert {row["permanent"] for row in ledger.rows("SELECT * FROM nightlabel.dead_letter_open")} == {False}
+
+
+class Slow:
+    """Stages that take a random time, and count at each moment what was begun and has no outcome yet."""
+
+    def __init__(self, ledger: Ledger, seed: int, keys: list[str]) -> None:
+        self.sink = ledger.sink
+        self.chance = Random(seed)  # noqa: S311 - speeds, and no secret
+        self.keys = keys
+        self.lock = threading.Lock()
+        self.begun: set[str] = set()
+        self.settled: set[str] = set()
+        self.most = 0
+        self.furthest = 0
+
+    def sleep(self, most_s: float) -> None:
+        with self.lock:
+            seconds = self.chance.random() ** 4 * most_s
+        time.sleep(seconds)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sink, name)
+
+    def record_batch(self, shard: Shard, number: int, outcomes: list[Outcome], **counts: Any) -> None:
+        self.sleep(0.1)
+        self.sink.record_batch(shard, number, outcomes, **counts)
+        with self.lock:
+            self.settled |= {outcome.ref.key for outcome in outcomes}
+
+    @contextmanager
+    def over(self, name: str) -> Iterator[Turns]:
+        with self.lock:
+            self.begun.add(name)
+            open_keys = [key for key in self.keys if key not in self.settled]
+            self.most = max(self.most, len(self.begun - self.settled))
+            self.furthest = max(self.furthest, open_keys.index(name))
+        self.sleep(0.01)
+        yield Turns([])
+
+
+class Forgetful(FakeStore):
+    """Does not give some objects when it is asked for the first time."""
+
+    forgets: set[str]
+
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+        body = super().fetch(ref, max_bytes=max_bytes)
+        if ref.key in self.forgets:
+            self.forgets.discard(ref.key)
+            raise StoreUnavailableError("the store answered 500")
+        return body
+
+
+@pytest.mark.parametrize(("window", "batch_size"), [(3, 2), (16, 4)])
+def test_what_was_begun_and_has_no_outcome_is_always_among_the_first_that_are_noted(
+    ledger: Ledger, seed: int, window: int, batch_size: int
+):
+    chance = Random(seed)  # noqa: S311 - which images are bad, and no secret
+    keys, bodies, share_of_bad = [f"{number:04}" for number in range(1_000)], {}, 0.0
+    for number, key in enumerate(keys):
+        if number % 50 == 0:
+            share_of_bad = chance.choice((0.0, 0.2, 0.9, 1.0))
+        bodies[key] = f"text {key}".encode() if chance.random() < share_of_bad else png(RED, key)
+    store = Forgetful(bodies)
+    store.forgets = set(chance.sample(keys, 150))
+    planned = plan(ledger, store, max_dead_ratio=1.0)
+    vanished = set(chance.sample(keys, 100))
+    for key in vanished:
+        store.delete(key)
+    slow = Slow(ledger, seed, [key for key in keys if key not in vanished])
+    loop = runner(
+        ledger, store, sink=slow, watchdog=slow, window=window, batch_size=batch_size, fetch_threads=8, decode_threads=4
+    )
+
+    stats = loop.run(ledger.sink.claim_shard(planned.run_id, 0))
+
+    assert (stats.labelled + stats.dead, stats.gone, stats.unfinished) == (900, 100, 0)
+    print(f"most {slow.most}, furthest {slow.furthest} of {loop.in_flight}")  # noqa: T201 - shown when it fails
+    assert window < slow.most <= loop.in_flight
+    assert slow.furthest < loop.in_flight
