@@ -44,11 +44,14 @@ MAX_SCANS: Final = 500
 MAX_SCANNED_PIXELS: Final = 5_000_000_000
 """Width x height x scans of a progressive JPEG. Each scan passes over all pixels, so these are some seconds of work."""
 
-_BYTES_PER_PIXEL: Final = {"JPEG": 9, "PNG": 12, "WebP": 17, "GIF": 10, "BMP": 9}
+_BYTES_PER_PIXEL: Final = {"JPEG": 9, "PNG": 13, "WebP": 17, "GIF": 11, "BMP": 9}
 """Most memory that decoding holds at a time, for each pixel of the stored image, as measured (docs/tuning.md)."""
 
 _BYTES_PER_PIXEL_IN_SCANS: Final = 13
 """Likewise of a JPEG that comes in several scans, whose coefficients are kept until the last one."""
+
+_BYTES_PER_PIXEL_OF_16_BITS: Final = 16
+"""Likewise of a PNG in grey of 16 bits, whose values are computed with."""
 
 MAX_SEGMENTS: Final = 5_000
 """Segments before the picture of a JPEG, of at most 64 KiB each. Colour profiles and previews take some hundreds."""
@@ -212,6 +215,8 @@ def _decode(kind: str, data: bytes, preprocessing: Preprocessing, max_pixels: in
         with _DECODERS[kind](io.BytesIO(data)) as image:
             _check_size(kind, image.size, max_pixels)
             orientation = _orientation(exif or image.info.get("exif", b""))
+            if kind == "PNG" and image.mode.startswith("I"):
+                a_pixel = _BYTES_PER_PIXEL_OF_16_BITS
             if kind != "WebP":
                 held.enter_context(reserve(a_pixel * image.width * image.height + len(data)))
             image.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -248,3 +249,18 @@ def test_the_memory_of_a_process_holds_that_of_its_children():
     kept = b"x" * block
     assert resident_bytes() - before > 0.9 * block
     del kept
+
+
+def test_decoding_takes_no_more_memory_than_it_asks_for_whatever_the_format(pytestconfig: pytest.Config):
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.unit.decoding_memory"],
+        cwd=pytestconfig.rootpath,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    measured = json.loads(ended.stdout)
+    assert len(measured) == 16
+    assert {name: (taken, asked) for name, (taken, asked) in measured.items() if taken > asked} == {}
