@@ -72,6 +72,11 @@ def webp(megapixels: int) -> bytes:
     return picture(megapixels, format="WEBP", method=0)
 
 
+def bitmap(megapixels: int) -> bytes:
+    """Not compressed: the object itself is large."""
+    return picture(megapixels, format="BMP")
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a run ended, and the most memory that its worker, with the processes that decode apart, had meanwhile."""
@@ -166,6 +171,7 @@ def huge() -> dict[str, bytes]:
         "middle/progressive-12.jpg": progressive(12),
         "middle/rgb-12.png": png(12),
         "middle/lossy-12.webp": webp(12),
+        "middle/plain-12.bmp": bitmap(12),
     }
 
 
@@ -223,7 +229,7 @@ def test_a_shard_that_is_decoded_apart_keeps_to_the_limit_with_all_its_processes
     assert ended.peak_bytes < ENOUGH_FOR_THE_LARGEST_APART
 
 
-def test_less_than_the_model_takes_is_one_sentence_that_says_how_much_is_needed(house: House):
+def test_less_than_the_model_takes_is_one_sentence_that_says_how_much_is_needed(house: House, is_full: bool):
     house.put({"a.jpg": baseline(1)})
     settings = read_settings(**house.settings, memory_limit=LESS_THAN_THE_MODEL)
     store = wiring.open_store(settings)
@@ -236,6 +242,13 @@ def test_less_than_the_model_takes_is_one_sentence_that_says_how_much_is_needed(
     [needed] = re.findall(NEEDED, str(error.value))
     with ShardWorker(settings.model_copy(update={"memory_limit": int(needed) * MB})) as worker:
         assert worker.run(planned.run_id, 0, lambda images: None).labelled == 1
+
+    if is_full:  # the command tries it five times, with pauses
+        house.put({"b.jpg": baseline(1)})
+        ended = house.classify(LESS_THAN_THE_MODEL)
+        assert ended.status == 1
+        assert re.search(NEEDED, ended.log.splitlines()[-1])
+        assert (ended.summary["state"], ended.summary["unfinished"]) == ("failed", 1)
 
 
 def test_the_limits_of_an_image_hold_whatever_the_memory(house: House):
