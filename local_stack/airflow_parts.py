@@ -25,7 +25,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from local_stack.processes import end_processes, exit_words, orphans, write_private
+from local_stack.processes import (
+    ProcessIdentity,
+    child_pids,
+    command_line,
+    end_processes,
+    exit_words,
+    orphans,
+    write_private,
+)
 from local_stack.tether import die_with_parent
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -40,6 +48,10 @@ STOP_PATIENCE_S = {"triggerer": 1.5}
 """A triggerer takes ten seconds to end even when it has nothing to do; triggers start anew wherever they were."""
 DEFAULT_STOP_PATIENCE_S = 4.0
 """A task that runs gets this long to end; the next run does what it left undone."""
+
+LOOK_EVERY_S = 0.5
+IDLE_WORKER = "airflow worker -- LocalExecutor: <idle>"
+"""What a worker of the scheduler calls itself while it has no task."""
 
 MAX_RESTARTS = 3
 """How often a part is started again within the next time; once more, and everything stops."""
@@ -83,16 +95,16 @@ def main(arguments: Sequence[str]) -> int:
             _, status = os.wait()
             children.clear()
             if code := os.waitstatus_to_exitcode(status):
-                return _note_end(folder, MIGRATION, code)
+                return _note_end(folder, MIGRATION, code, [])
         children |= {_fork(folder, name, words): name for name, words in PARTS.items()}
         restarts: list[dict[str, Any]] = []
         _note_parts(folder, children, restarts)
         while True:
-            pid, status = os.wait()
+            pid, status = _wait(children)
             name, code = children.pop(pid), os.waitstatus_to_exitcode(status)
             _end_orphans(children)
             if not may_restart([restart["at"] for restart in restarts if restart["part"] == name], time.time()):
-                return _note_end(folder, name, code)
+                return _note_end(folder, name, code, restarts)
             children[_fork(folder, name, PARTS[name])] = name
             restarts.append({"part": name, "how": exit_words(code), "at": time.time()})
             _note_parts(folder, children, restarts)
@@ -100,6 +112,24 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     finally:
         _stop(children)
+
+
+def _wait(children: dict[int, str]) -> tuple[int, int]:
+    """Return the pid and status of the first part that ends; ends a scheduler that can start no task any more."""
+    idle: set[ProcessIdentity] = set()
+    [scheduler] = [pid for pid, name in children.items() if name == "scheduler"]
+    while True:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            return pid, status
+        if any(not worker.is_alive for worker in idle):
+            # Its workers take turns in waiting for a task, with a lock held: the lock of one that is killed in its
+            # turn is never given back. A scheduler that is asked to end would wait for its workers.
+            print("A worker of the scheduler is gone that waited for a task; ending the scheduler", flush=True)
+            os.kill(scheduler, signal.SIGKILL)
+        workers = (ProcessIdentity.of(pid) for pid in child_pids(scheduler))
+        idle = {worker for worker in workers if worker and command_line(worker.pid).startswith(IDLE_WORKER)}
+        time.sleep(LOOK_EVERY_S)
 
 
 def may_restart(times: Sequence[float], now: float) -> bool:
@@ -133,9 +163,10 @@ def _note_parts(folder: Path, children: dict[int, str], restarts: list[dict[str,
     write_private(folder / "parts.json", json.dumps({"pids": pids, "restarts": restarts}))
 
 
-def _note_end(folder: Path, name: str, code: int) -> int:
+def _note_end(folder: Path, name: str, code: int, restarts: list[dict[str, Any]]) -> int:
     """Write down which part ended, for the launcher's error message."""
-    write_private(folder / "parts.json", json.dumps({"ended": name, "how": exit_words(code)}))
+    ended = {"ended": name, "how": exit_words(code), "restarts": restarts}
+    write_private(folder / "parts.json", json.dumps(ended))
     return 1
 
 

@@ -101,6 +101,23 @@ def orphans(session: int, known: Iterable[int]) -> set[ProcessIdentity]:
     return _identities(members - {session} - _with_descendants(set(known), stats), stats)
 
 
+def child_pids(pid: int) -> set[int]:
+    """Return the processes that a process has started; while some of them end, others may be missing."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found |= {int(child) for child in task.read_text(encoding="ascii").split()}
+    return found
+
+
+def command_line(pid: int) -> str:
+    """Return the command line of a process, or an empty text if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\x00", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def _read_stats() -> dict[int, _Stat]:
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return {pid: stat for pid in pids if (stat := _read_stat(pid))}

@@ -441,11 +441,13 @@ def watch(stack: Stack, tell: Tell) -> None:
     told = 0
     with suppress(StopAsked):
         while True:
-            stack.check()
-            restarts = stack.airflow.restarts
-            for restart in restarts[told:]:
-                tell(str(restart))
-            told = len(restarts)
+            try:
+                stack.check()
+            finally:
+                restarts = stack.airflow.restarts
+                for restart in restarts[told:]:
+                    tell(str(restart))
+                told = len(restarts)
             time.sleep(WATCH_INTERVAL_S)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from local_stack.processes import wait_until
+from local_stack.processes import ProcessIdentity, wait_until
 from tests.e2e.kills import SlowImages, die, outcomes, parent_of, process_of
-from tests.e2e.loaded import children
+from tests.e2e.loaded import children, command_line
 from tests.e2e.nights import DAG, AirflowRun, photo
 from tests.e2e.stacks import Commands, RunningStack, stack_of_its_own
-from tests.faults.poisoned.sitecustomize import ABORT, HANG
+from tests.faults.poisoned.sitecustomize import ABORT, HANG, SLOW
 
 pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(900)]
 
 POISONED = Path(__file__).parent / "poisoned"
 AGAIN_WITHIN_S = 60
-FROZEN_S = 75
-"""Longer than a task's sign of life may be overdue, and than Airflow's client tries to send one."""
+GAVE_UP = "Too many failed heartbeats"
+"""What the supervisor of a task says when it ends the task after three signs of life that it could not give."""
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +85,22 @@ def test_a_task_that_outlives_its_supervisor_and_its_retry_share_the_shard_witho
 def test_a_killed_scheduler_is_started_again_and_the_run_finishes(running: RunningStack, seed: int):
     with a_night_on_slow_images(running, seed) as (slow, night):
         scheduler = running.stack.airflow.pids["scheduler"]
-        left = children(scheduler)
+        below = {identity for pid in children(scheduler) if (identity := ProcessIdentity.of(pid))}
         killed_at = die(scheduler)
         wait_for_restart(running, "scheduler", scheduler)
-        assert not set(left) & {pid for pids in running.airflow_processes().values() for pid in pids}
+        assert not [identity for identity in below if identity.is_alive]
         seconds = slow.wait_for_attempt(night, shard=0, attempt=2, since=killed_at)
         assert seconds < AGAIN_WITHIN_S
+
+
+def test_every_worker_of_the_scheduler_killed_at_once_the_idle_ones_included(running: RunningStack, seed: int):
+    with a_night_on_slow_images(running, seed) as (slow, night):
+        scheduler = running.stack.airflow.pids["scheduler"]
+        workers = [pid for pid in children(scheduler) if "LocalExecutor" in command_line(pid)]
+        assert len(workers) > 1
+        killed_at = die(*workers)
+        wait_for_restart(running, "scheduler", scheduler)
+        assert slow.wait_for_attempt(night, shard=0, attempt=2, since=killed_at) < AGAIN_WITHIN_S
 
 
 @pytest.mark.parametrize("part", ["triggerer", "dag-processor", "api-server"])
@@ -127,17 +136,32 @@ def test_a_run_goes_on_by_itself_when_the_whole_stack_was_killed_and_is_up_again
     assert {key: now[key] for key in committed} == committed
 
 
-def test_an_api_server_that_answers_nobody_for_longer_than_tasks_wait_costs_only_time(running: RunningStack, seed: int):
-    with a_night_on_slow_images(running, seed, images=400):
-        frozen = running.airflow_processes()["api-server"]
+def test_an_api_server_that_answers_nobody_for_longer_than_tasks_wait_costs_only_time(running: RunningStack):
+    bucket = running.new_bucket()
+    objects = {f"{number:03}.png": photo("cat") + b" %d " % number + SLOW for number in range(200)}
+    running.put_all(bucket, objects)
+    night = AirflowRun.trigger(running, bucket=bucket)
+    assert wait_until(lambda: bool(outcomes(running, bucket)), 120)
+    frozen = running.airflow_processes()["api-server"]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        assert wait_until(lambda: GAVE_UP in scheduler_log(running), 240, interval_s=1), "no task was given up"
+        committed = outcomes(running, bucket)
+    finally:
         for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            time.sleep(FROZEN_S)
-        finally:
-            for pid in frozen:
-                os.kill(pid, signal.SIGCONT)
-        assert wait_until(lambda: bool(running.api.health()), 60)
+            os.kill(pid, signal.SIGCONT)
+
+    assert night.wait(400) == "success"
+    assert night.tries()[0] > 1
+    assert night.counts() == {"discovered": 200, "labelled": 200}
+    assert set(running.labels(bucket)) == set(objects)
+    now = outcomes(running, bucket)
+    assert {key: now[key] for key in committed} == committed
+
+
+def scheduler_log(running: RunningStack) -> str:
+    return (running.stack.airflow.home / "scheduler.log").read_text(encoding="utf-8")
 
 
 def test_images_that_kill_or_hang_the_decoder_become_dead_letters_within_few_retries(running: RunningStack):
@@ -159,9 +183,12 @@ def test_images_that_kill_or_hang_the_decoder_become_dead_letters_within_few_ret
     assert night.tries()[0] <= 3
 
 
-def test_discovery_that_is_cleared_while_its_shards_run_plans_what_is_left(running: RunningStack, seed: int):
+@pytest.mark.parametrize("with_its_shards", [True, False])
+def test_discovery_that_is_cleared_while_its_shards_run_plans_what_is_left(
+    running: RunningStack, seed: int, with_its_shards: bool
+):
     with a_night_on_slow_images(running, seed) as (_, night):
-        night.clear("discover", downstream=True)
+        night.clear("discover", downstream=with_its_shards)
         assert wait_until(lambda: night.summary()["state"] == "planned" or night.shards()[0]["plan_number"] == 2, 120)
     assert {shard["plan_number"] for shard in night.shards()} == {2}
 

@@ -10,7 +10,7 @@ from inference import errors
 
 TRY_AGAIN = {
     "TransientError", "StoreUnavailableError", "SinkUnavailableError", "MemoryLimitError", "WorkerDiedError",
-    "RunInterruptedError",
+    "RunInterruptedError", "StaleAttemptError",
 }  # fmt: skip
 ERRORS = sorted(
     (error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.InferenceError)),
@@ -29,9 +29,9 @@ def test_only_trouble_outside_is_tried_again(error):
     assert decide(error("something happened")).action is expected
 
 
-def test_the_task_says_why_it_is_not_tried_again():
+def test_the_task_says_why_it_is_tried_again_or_not():
     assert decide(errors.BucketMissingError("")).reason == "somebody has to change something first"
-    assert decide(errors.StaleAttemptError("")).reason == "a newer attempt has taken over"
+    assert decide(errors.StaleAttemptError("")).reason == "a newer plan has taken over, and its shard is next"
 
 
 @pytest.mark.parametrize("error", [KeyError("a bug"), MemoryError(), TimeoutError()])

@@ -11,6 +11,8 @@ import sys
 import time
 
 ABORT, HANG, HANG_WITH_LOCK = b"POISON: abort", b"POISON: hang", b"POISON: hang with the interpreter's lock"
+SLOW = b"POISON: slow"
+SLOW_S = 1.5
 
 
 def _poisoned(decode):
@@ -21,6 +23,8 @@ def _poisoned(decode):
             time.sleep(600)
         elif ABORT in data:
             os.abort()
+        elif SLOW in data:
+            time.sleep(SLOW_S)
         return decode(data, *args, **options)
 
     return decode_image
