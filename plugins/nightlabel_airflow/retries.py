@@ -12,9 +12,7 @@ RETRY_BY_ERROR = ExceptionRetryPolicy(
         RetryRule(TransientError, RetryAction.RETRY, reason="trouble outside, which may pass"),
         RetryRule(RunInterruptedError, RetryAction.RETRY, reason="somebody ended the process, not the run"),
         # Airflow listens to the newest try only. That one is stale when somebody cleared discover and not its shards.
-        RetryRule(
-            StaleAttemptError, RetryAction.RETRY, reason="a newer plan has taken over, and its shard is next"
-        ),
+        RetryRule(StaleAttemptError, RetryAction.RETRY, reason="a newer plan has taken over, and its shard is next"),
         RetryRule(ConfigurationError, RetryAction.FAIL, reason="somebody has to change something first"),
         RetryRule(InferenceError, RetryAction.FAIL, reason="it would fail again"),
     ]
