@@ -22,6 +22,12 @@ from typing import Any, Final, Self
 
 PR_SET_PDEATHSIG: Final = 1
 
+_HARMLESS_VARIABLES: Final = (
+    *("PATH", "HOME", "TMPDIR", "LANG", "LC_", "TZ", "LD_LIBRARY_PATH", "PYTHON", "VIRTUAL_ENV"),
+    *("OMP_", "OPENBLAS_", "MALLOC_"),
+)
+"""Beginnings of the names of what an interpreter and its libraries look for, and nobody keeps a secret in."""
+
 LOST: Final = (EOFError, OSError)
 """What sending or receiving raises when the other side is gone."""
 
@@ -52,21 +58,24 @@ class Child:
     in a process group of its own, so that Ctrl-C reaches its parent only, and it does not outlive its parent.
 
     Args:
-        module: Run as ``python -m``.
-        arguments: What else it gets.
+        module: Run as ``python -m``, without the current folder among those that modules are looked for in.
+        is_trusted: Whether it gets this process's whole environment, credentials and all, or what an interpreter needs.
     """
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *, is_trusted: bool = True) -> None:
+        environment = {
+            name: value for name, value in os.environ.items() if is_trusted or name.startswith(_HARMLESS_VARIABLES)
+        }
         ours, theirs = socket.socketpair()
-        with theirs:
+        with ours, theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and a module of ours
-                [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid()), *arguments],
-                env={**os.environ, "PYTHONPATH": _python_path()},
+                [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid())],
+                env={**environment, "PYTHONPATH": _python_path()},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 process_group=0,
             )
-        self.channel = Connection(ours.detach())
+            self.channel = Connection(ours.detach())
 
     def __enter__(self) -> Self:
         return self

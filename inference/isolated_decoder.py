@@ -5,6 +5,7 @@ Entry point: ``python -m inference.isolated_decoder DESCRIPTOR PARENT_PID``.
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ def serve(channel: Connection) -> None:
 def main() -> None:
     """Serve the process that started this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what kills a decoder is not to fill a disk each time
     channel = join_parent(sys.argv[1:])
     give_freed_memory_back()
     try:

@@ -31,6 +31,9 @@ DYING_S = 10.0
 START_S = 60.0
 """How long a process may take until it is ready. It takes half a second where the machine is not busy."""
 
+NONSENSE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError)
+"""What reading an answer raises that is none: whoever took over a decoder may send anything."""
+
 FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM})
 """How a process ends that somebody else killed: the image is given a second chance."""
 
@@ -111,6 +114,13 @@ class IsolatedDecoders:
                         ) from error
                 except ImageError:
                     raise
+                except NONSENSE as error:
+                    self._end(child)
+                    child = None
+                    raise DecoderCrashedError(
+                        f"the process that decoded this image answered what means nothing ({type(error).__name__}); "
+                        "keep the image from people's viewers until it is known why"
+                    ) from error
                 except BaseException:  # it was left in the middle of an image
                     self._end(child)
                     child = None
@@ -127,7 +137,7 @@ class IsolatedDecoders:
             if self._is_closed:
                 raise self._over()
             try:
-                child = Child(MODULE)
+                child = Child(MODULE, is_trusted=False)
             except OSError as error:
                 raise WorkerDiedError(
                     f"no process could be started to decode in ({error}); allow this user more processes or memory"

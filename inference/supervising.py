@@ -15,7 +15,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from inference.children import LOST, Child, exit_words, receive, send
-from inference.errors import MemoryLimitError, WorkerDiedError, error_of
+from inference.errors import MemoryLimitError, RunInterruptedError, WorkerDiedError, error_of
 from inference.settings import Settings
 from inference.types import ShardStats, StageSeconds
 from inference.watchdog import EXIT_HUNG
@@ -87,6 +87,12 @@ class ShardWorker:
             raise
         if "code" in answer:
             problem = error_of(answer["code"], answer["message"])
+            if isinstance(problem, RunInterruptedError):  # by nobody here
+                self._end(PATIENCE_S)
+                raise WorkerDiedError(
+                    f"the process that worked on shard {shard_number} was asked to end by somebody else; what it had "
+                    "recorded stays, and the next attempt goes on there"
+                )
             if isinstance(problem, MemoryLimitError):
                 self._let_go()  # the next shard gets a fresh one
             raise problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import uuid
@@ -18,6 +19,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from inference.errors import (
+    InferenceError,
     ModelUnknownError,
     RunInterruptedError,
     RunUnknownError,
@@ -390,13 +392,13 @@ class PostgresSink:
         Raises:
             RunUnknownError: no such shard in the run's present plan.
         """
+        tries = itertools.count()
 
         def claim() -> Shard:
+            what = {"run_id": run_id, "shard_number": shard_number, "is_again": next(tries) > 0}
             with self._connection.transaction():
                 _hang_up_when_idle(self._connection)
-                row = self._connection.execute(
-                    statement("claim_shard"), {"run_id": run_id, "shard_number": shard_number}
-                ).fetchone()
+                row = self._connection.execute(statement("claim_shard"), what).fetchone()
                 if row is None:
                     raise RunUnknownError(f"run {run_id} has no shard {shard_number} in its present plan")
                 plan_number, attempt, device, images, model_key, name, version, suspects, is_isolated = row
@@ -423,7 +425,7 @@ class PostgresSink:
                 is_isolated=is_isolated,
             )
 
-        # Claiming twice because an answer was lost only makes the token larger.
+        # Claiming twice because an answer was lost makes the token larger, and suspects that were none.
         return self._retried(claim)
 
     def note_in_flight(self, shard: Shard, refs: int) -> None:
@@ -438,7 +440,9 @@ class PostgresSink:
 
     def release_shard(self, shard: Shard) -> None:
         """Note that an attempt has failed and ended by itself; not waited for when the database is away."""
-        with suppress(psycopg.Error), self._lock:
+        with suppress(psycopg.Error, InferenceError), self._lock:
+            if self._connection.closed:  # as an outage leaves it; it may be over by now
+                self._connection = connect(self._settings)
             self._connection.execute(statement("release_shard"), _attempt(shard))
 
     def read_manifest(self, shard: Shard) -> Iterator[ManifestChunk]:
@@ -468,7 +472,7 @@ class PostgresSink:
     ) -> None:
         """Record a batch and add up the shard's counts, in one transaction; see ``ports.OutcomeSink``."""
         if self._is_given_up.is_set():
-            raise RunInterruptedError("somebody ended this attempt; what was recorded stays, and the next one goes on")
+            raise _interrupted()
         now = datetime.now(UTC)
         rows = [
             outcome_row(
@@ -534,19 +538,29 @@ class PostgresSink:
             RunUnknownError: no such run.
         """
 
-        def finish() -> None:
-            with self._connection.transaction():
-                ended = self._connection.execute(statement("finish_run"), {"run_id": run_id}).fetchone()
-                if _found(ended, run_id)[-1]:
-                    self._connection.execute(
-                        "UPDATE nightlabel.run SET message = message || %s WHERE run_id = %s",
-                        [reasons_text(self._top_reasons(run_id, None)), run_id],
-                    )
-            self._connection.execute(
-                "SELECT nightlabel.drop_old_manifests(%s)", [timedelta(days=self._settings.manifest_retention_days)]
-            )
+        def finish() -> bool:
+            ended = self._connection.execute(statement("finish_run"), {"run_id": run_id}).fetchone()
+            return bool(_found(ended, run_id)[-1])
 
-        self._retried(finish)
+        def name_reasons() -> None:
+            with self._connection.transaction():
+                self._connection.execute(
+                    "UPDATE nightlabel.run SET message = message || %s "
+                    "WHERE run_id = %s AND position('; most often' IN message) = 0",
+                    [reasons_text(self._top_reasons(run_id, None)), run_id],
+                )
+
+        def drop_old_manifests() -> None:
+            age = timedelta(days=self._settings.manifest_retention_days)
+            self._connection.execute("SELECT nightlabel.drop_old_manifests(%s)", [age])
+
+        is_too_dead = self._retried(finish)
+        # The books are closed. What takes long over millions of images may run into its time-out without opening them.
+        for extra in (name_reasons, drop_old_manifests) if is_too_dead else (drop_old_manifests,):
+            try:
+                self._retried(extra)
+            except SinkUnavailableError as error:
+                logger.warning("The run is closed, but not everything could be tidied up (%s)", error)
         return self.read_summary(run_id)
 
     def read_summary(self, run_id: UUID) -> RunSummary:
@@ -662,6 +676,8 @@ class PostgresSink:
                 except psycopg.Error as error:
                     if not can_be_waited_out(error):
                         self._patience.answered()
+                        if self._is_given_up.is_set() and isinstance(error, psycopg.errors.QueryCanceled):
+                            raise _interrupted() from error
                         raise translated(error, describe_or(self._connection)) from error
                     if not keeps_connection(error):
                         with suppress(psycopg.Error):
@@ -733,6 +749,10 @@ def _one(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
     if row is None:
         raise SinkUnavailableError("the results database answered without a row where there is always one; try again")
     return cast("tuple[Any, ...]", row)
+
+
+def _interrupted() -> RunInterruptedError:
+    return RunInterruptedError("somebody ended this attempt; what was recorded stays, and the next one goes on")
 
 
 def _hang_up_when_idle(session: Connection | psycopg.Cursor[tuple[Any, ...]]) -> None:

@@ -1,11 +1,12 @@
 -- Begin a new attempt of a shard of the run's present plan; older attempts can write no more.
 -- An attempt before it that did not say that it ended was killed, or its process died: what it had begun is suspect, and
--- after the second such end the whole shard is.
+-- after the second such end the whole shard is. One that is claimed again because an answer was lost had begun nothing.
 WITH claimed AS (
     UPDATE nightlabel.shard AS s
     SET attempt = s.attempt + 1, state = 'running', batches = 0,
-        unclean_ends = s.unclean_ends + (s.ended_attempt < s.attempt)::integer,
-        is_isolated = s.is_isolated OR s.unclean_ends + (s.ended_attempt < s.attempt)::integer >= 2,
+        unclean_ends = s.unclean_ends + (s.ended_attempt < s.attempt AND NOT %(is_again)s)::integer,
+        is_isolated = s.is_isolated
+            OR s.unclean_ends + (s.ended_attempt < s.attempt AND NOT %(is_again)s)::integer >= 2,
         started_at = coalesce(s.started_at, now()), heartbeat_at = now(), finished_at = NULL
     FROM nightlabel.run AS r
     WHERE r.run_id = %(run_id)s

@@ -223,3 +223,15 @@ def test_a_worker_does_not_outlive_a_parent_that_is_killed(tmp_path: Path):
         worker = only_worker(parent.pid)
         parent.kill()
     assert wait_until(lambda: "inference.worker" not in command_line(worker), 30)
+
+
+def test_a_worker_that_somebody_else_asks_to_end_is_replaced_and_the_shard_goes_on(house: House):
+    planned = house.plan(60)
+    with ShardWorker(house.settings) as worker:
+        worker.start()
+        victim = only_worker()
+        with pytest.raises(WorkerDiedError, match="was asked to end by somebody else"):
+            worker.run(planned.run_id, 0, act(lambda: os.kill(victim, signal.SIGTERM)))
+        assert workers() == set()
+        stats = worker.run(planned.run_id, 0, house.seen.append)
+    assert (stats.labelled, stats.unfinished) == (60, 0)

@@ -9,7 +9,7 @@ import uuid
 import psycopg
 import pytest
 
-from inference.errors import RunUnknownError, SinkUnavailableError, StaleAttemptError
+from inference.errors import RunInterruptedError, RunUnknownError, StaleAttemptError
 from inference.sinks.postgres import PostgresSink
 from inference.types import StageSeconds
 from tests.ledger import Ledger, dead_letter, listed, prediction
@@ -253,7 +253,7 @@ def test_giving_up_ends_a_wait_for_the_database_at_once(ledger: Ledger):
         ledger.sink.give_up()
         writer.join(5)
         assert not writer.is_alive()
-    assert [type(error) for error in ended] == [SinkUnavailableError]
+    assert [type(error) for error in ended] == [RunInterruptedError]
     assert ledger.sink.finish_run(plan.run_id).state == "failed", "the books can still be closed"
 
 
@@ -309,3 +309,27 @@ def test_an_attempt_that_was_taken_over_has_no_say_in_suspects_and_isolation(led
     ledger.sink.release_shard(old)
     [row] = ledger.rows("SELECT in_flight, is_isolated, ended_attempt FROM nightlabel.shard")
     assert row == {"in_flight": 7, "is_isolated": False, "ended_attempt": 0}
+
+
+def test_a_claim_whose_answer_was_lost_is_no_unclean_end(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
+    plan = ledger.plan(listed("a"))
+    claim = ledger.sink._retried
+
+    def lose_the_answer_twice(work):
+        for _ in range(2):
+            work()  # committed, and nobody hears of it
+        return claim(work)
+
+    monkeypatch.setattr(ledger.sink, "_retried", lose_the_answer_twice)
+    shard = ledger.sink.claim_shard(plan.run_id, 0)
+    assert (shard.attempt, shard.is_isolated) == (3, False)
+    assert ledger.rows("SELECT unclean_ends FROM nightlabel.shard") == [{"unclean_ends": 0}]
+
+
+def test_an_attempt_that_ends_after_an_outage_says_so_over_a_new_connection(ledger: Ledger):
+    plan = ledger.plan(listed("a"))
+    shard = ledger.sink.claim_shard(plan.run_id, 0)
+    ledger.sink.note_in_flight(shard, 7)
+    ledger.sink.close()  # as an outage leaves it
+    ledger.sink.release_shard(shard)
+    assert ledger.sink.claim_shard(plan.run_id, 0).suspects == 0

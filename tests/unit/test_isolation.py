@@ -385,3 +385,43 @@ def test_a_child_ends_by_itself_when_its_channel_is_closed():
         assert receive(child.channel) == {"ready": True}
         child.channel.close()
         assert child.exit_status(60.0) == 0
+
+
+TAKEN_OVER = """
+import sys
+from inference.children import join_parent, receive, send
+
+channel = join_parent(sys.argv[1:])
+receive(channel)
+send(channel, {"ready": True})
+channel.recv_bytes()
+channel.send_bytes(ANSWER)
+channel.recv_bytes()
+"""
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"[]", b"\xff\xfe", b'{"reserve": "much"}', b'{"code": []}'])
+def test_a_decoder_that_answers_nonsense_is_ended_and_condemns_its_image(
+    answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "taken_over.py").write_text(TAKEN_OVER.replace("ANSWER", repr(answer)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("inference.isolation.MODULE", "taken_over")
+    with decoders() as apart, pytest.raises(DecoderCrashedError, match="answered what means nothing"):
+        apart.decode(PHOTO)
+
+
+def test_a_decoder_gets_none_of_the_secrets_of_its_parent_and_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret of the store")
+    monkeypatch.setenv("NIGHTLABEL_DATABASE_URL", "postgresql://writer:secret@127.0.0.1/results")
+    (tmp_path / "queue.py").write_text("raise SystemExit(3)")
+    (tmp_path / "inference.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    with decoders() as apart:
+        assert apart.decode(PHOTO).shape == (12, 10, 3)
+        [child] = of_this_process()
+        environment = Path(f"/proc/{child}/environ").read_bytes()
+    assert b"PATH=" in environment
+    assert b"secret" not in environment
