@@ -69,7 +69,9 @@ def test_the_same_seed_does_the_same_damage(seed: int):
 
 
 @pytest.mark.timeout(400)
-def test_no_input_that_reaches_new_code_breaks_the_promise_of_decode(seed: int, is_full: bool, tmp_path: Path):
+def test_no_input_that_reaches_new_code_breaks_the_promise_of_decode(
+    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, is_full: bool
+):
     """Led by coverage where the fuzzer for that can be had, by chance elsewhere."""
     runs, seconds = (30_000, 180.0) if is_full else (500, 60.0)
     kept, corpus = tmp_path / "found", tmp_path / "corpus"
@@ -79,7 +81,8 @@ def test_no_input_that_reaches_new_code_breaks_the_promise_of_decode(seed: int, 
         findings = fuzz_by_coverage(seed, kept, corpus, runs=runs, seconds=seconds)
     else:
         findings = fuzz_plainly(seed, kept, runs=runs)
-    print(f"{findings.inputs:,} inputs in {findings.seconds:.0f} s; coverage: {findings.coverage}")  # noqa: T201
+    with capsys.disabled():
+        print(f"\n{findings.inputs:,} inputs in {findings.seconds:.0f} s; coverage: {findings.coverage}")  # noqa: T201
     assert_nothing_found(findings)
     assert findings.inputs >= (10_000 if is_full else 500)
 

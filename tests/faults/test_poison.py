@@ -89,7 +89,7 @@ def test_five_images_that_kill_the_decoder_cost_only_themselves(house: House):
     assert {row["permanent"] for row in house.ledger.rows("SELECT * FROM dead_letter_open")} == {False}
 
 
-@pytest.mark.parametrize("hang", [HANG, HANG_WITH_LOCK])
+@pytest.mark.parametrize("hang", [HANG, pytest.param(HANG_WITH_LOCK, marks=pytest.mark.full)])
 def test_images_that_hang_the_decoder_time_out_and_cost_only_themselves(house: House, hang: bytes):
     house.put({5: hang, 70: hang}, 100)
 
@@ -101,6 +101,7 @@ def test_images_that_hang_the_decoder_time_out_and_cost_only_themselves(house: H
     assert "005" in log or hang == HANG_WITH_LOCK, "the watchdog names the image that it ended the process for"
 
 
+@pytest.mark.full
 def test_poison_behind_images_that_vanished_is_found_all_the_same(house: House, monkeypatch: pytest.MonkeyPatch):
     house.put({410: ABORT}, 420)
     for name, value in house.environment.items():
@@ -120,6 +121,7 @@ def test_poison_behind_images_that_vanished_is_found_all_the_same(house: House, 
     assert house.ledger.open_dead_letters() == {"410": "decoder_crashed"}
 
 
+@pytest.mark.full
 def test_the_next_nights_try_it_again_and_then_no_more(house: House):
     house.put({1: ABORT}, 3)
     house.classify()

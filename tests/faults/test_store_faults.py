@@ -745,7 +745,9 @@ def outages(
 
 
 @pytest.mark.timeout(900)
-def test_outages_at_random_moments_of_a_shard_lose_nothing_and_condemn_nothing(stand: Stand, seed: int, is_full: bool):
+def test_outages_at_random_moments_of_a_shard_lose_nothing_and_condemn_nothing(
+    stand: Stand, seed: int, capsys: pytest.CaptureFixture[str], *, is_full: bool
+):
     wanted, longest_s = (25, 3.0) if is_full else (3, 1.0)
     rng, happened, nights = Random(seed), [], 0  # noqa: S311 - repeatable
     while len(happened) < wanted:
@@ -767,4 +769,6 @@ def test_outages_at_random_moments_of_a_shard_lose_nothing_and_condemn_nothing(s
         stand.close(planned)
         for number in range(IMAGES):  # the next night has as much to do
             stand.put(number, rng.choice(list(LABELS)))
+    with capsys.disabled():
+        print(f"\nstore: {len(happened)} outages in {nights} nights, seed {seed}")  # noqa: T201 - worth a look
     assert len(happened) == wanted
