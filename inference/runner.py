@@ -239,31 +239,22 @@ class ShardRunner:
     def _judged(self, prepared: Iterator[Prepared | _Trouble]) -> Iterator[Prepared | _Trouble]:
         """Hold refusals back until an object came: only then it is the key, and not the right to read, that is missing.
 
-        A single refused object says nothing of others, nor do those that were refused on a former night.
-
         Raises:
             StoreCredentialsError: the store gives no object at all.
         """
         refused: list[DeadLetter] = []
-
-        def none_came() -> StoreCredentialsError:
-            return StoreCredentialsError(
-                f"the object store refuses each of the first {len(refused)} objects ({refused[-1].message}); no image "
-                "is to blame, so check the credentials, and that s3:GetObject is allowed"
-            )
-
         for item in prepared:
             if isinstance(item, DeadLetter) and item.error_code == ObjectAccessDeniedError.code:
                 refused.append(item)
                 if len(refused) >= TROUBLE_BEFORE_GIVING_UP:
-                    raise none_came()
+                    raise StoreCredentialsError(
+                        f"the object store refuses each of the first {len(refused)} objects ({item.message}); no image "
+                        "is to blame, so check the credentials, and that s3:GetObject is allowed"
+                    )
                 continue
             yield item
             if isinstance(item, DecodedImage) or (isinstance(item, DeadLetter) and item.stage is Stage.DECODE):
                 break
-        else:
-            if sum(not letter.ref.prior_attempts for letter in refused) > 1:
-                raise none_came()
         yield from refused
         yield from prepared
 

@@ -17,6 +17,7 @@ from inference.errors import (
     SettingsError,
     ShardsUnfinishedError,
     TooManyDeadError,
+    TransientError,
 )
 from nightlabel_airflow.pools import MISSING_POOLS_KEY, MISSING_POOLS_TASK
 
@@ -151,9 +152,16 @@ class ClassifyShardOperator(BaseOperator):
         with connections.open_sink(settings) as sink:
             self._sink = sink
             run_id = sink.find_run(dag_run.dag_id, dag_run.run_id)
-            stats = wiring.run_shard(
-                run_id, self.shard_number, store=store, sink=sink, settings=settings, progress=self._progress()
-            )
+            try:
+                stats = wiring.run_shard(
+                    run_id, self.shard_number, store=store, sink=sink, settings=settings, progress=self._progress()
+                )
+            except TransientError:
+                raise  # it is tried again, or the database is away
+            except InferenceError:
+                if was_reported(context):
+                    wiring.finish_run(run_id, sink=sink)
+                raise
             if was_reported(context):
                 wiring.finish_run(run_id, sink=sink)
         self.log.info(

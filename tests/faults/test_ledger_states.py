@@ -55,7 +55,7 @@ from inference.settings import read_settings
 from inference.sinks import postgres
 from inference.sinks.migrating import migrate
 from inference.sinks.postgres import PostgresSink
-from inference.sinks.statements import sql_folder, statement
+from inference.sinks.statements import statement
 from inference.stores.s3 import S3Store
 from inference.types import (
     DeadLetter,
@@ -795,7 +795,7 @@ def test_product_and_reference_model_agree_after_every_step(stand: Stand, seed: 
 
 
 class Defect(NamedTuple):
-    """A change of a statement or a view that breaks a promise."""
+    """A change of a statement that breaks a promise."""
 
     where: str
     old: str
@@ -864,13 +864,9 @@ def test_the_state_machine_finds_planted_defects(
     missed: list[str] = []
     for name in chosen:
         defect, before = DEFECTS[name], stand.examples
-        view = sql_folder() / "views" / f"{defect.where}.sql"
         cause: BaseException | None = None
         try:
-            if view.exists():
-                stand.connection.execute(changed(view.read_text(encoding="utf-8"), defect.old, defect.new))
-            else:
-                monkeypatch.setattr(postgres, "statement", partial(planted, defect))
+            monkeypatch.setattr(postgres, "statement", partial(planted, defect))
             drive(stand, seed, examples=EXAMPLES_TO_FIND, steps=40, phases=[Phase.generate])
         except (AssertionError, InferenceError) as error:
             cause = error.__cause__
@@ -878,8 +874,6 @@ def test_the_state_machine_finds_planted_defects(
             missed.append(name)
         finally:
             monkeypatch.setattr(postgres, "statement", small_chunks)
-            if view.exists():
-                stand.connection.execute(view.read_text(encoding="utf-8"))
         assert not isinstance(cause, psycopg.errors.SyntaxErrorOrAccessRuleViolation), f"{name}: {cause}"
         with capsys.disabled():
             print(f"\n{name}: {stand.examples - before - 1} examples", end="")  # noqa: T201
