@@ -88,12 +88,29 @@ def _resident_and_shared_pages(process: str) -> tuple[int, int]:
 def available_bytes() -> int:
     """Return what this process may have at most: its cgroup's limit, or the machine's memory."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            return min(machine, int(Path(file).read_text(encoding="ascii")))
-        except (OSError, ValueError):  # no such cgroup, or "max"
-            continue
-    return machine
+    limits = [machine]
+    for folder, file in _cgroups():
+        for above in (folder, *folder.parents):
+            try:
+                limits.append(int((above / file).read_text(encoding="ascii")))
+            except (OSError, ValueError):  # not seen from here, or "max"
+                continue
+    return min(limits)
+
+
+def _cgroups() -> Iterator[tuple[Path, str]]:
+    """Yield the folder of each cgroup that may limit this process's memory, and the file in it that says so."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in ("0::/", *lines):
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield root / path.lstrip("/"), "memory.max"
+        elif "memory" in controllers.split(","):
+            yield root / "memory" / path.lstrip("/"), "memory.limit_in_bytes"
 
 
 class Budget:

@@ -102,6 +102,7 @@ class PostgresSink:
         self._settings = settings
         self._lock = threading.RLock()
         self._is_given_up = threading.Event()
+        self._asker: int | None = None
         self._patience = Patience(settings.database_patience_s, self._is_given_up)
         self._connection = connect(settings)  # not waited for: whoever starts wants to hear at once what is wrong
         try:
@@ -132,12 +133,23 @@ class PostgresSink:
         ``database_connect_timeout_s``.
         """
         self._is_given_up.set()
-        with suppress(psycopg.Error):
+        is_heard = True
+        try:
             self._connection.cancel_safe(timeout=GIVE_UP_S)
-        if self._lock.acquire(timeout=GIVE_UP_S):
+        except psycopg.Error:
+            is_heard = False
+        if self.is_asking_here:  # in a signal's handler: the question goes on when that returns
+            if not is_heard:
+                hang_up(self._connection)
+        elif self._lock.acquire(timeout=GIVE_UP_S):
             self._lock.release()
         else:
             hang_up(self._connection)
+
+    @property
+    def is_asking_here(self) -> bool:
+        """Whether this very thread is waiting for the database, as can be seen by the handler of a signal only."""
+        return self._asker == threading.get_ident()
 
     @contextmanager
     def asking(self) -> Iterator[Connection]:
@@ -672,7 +684,11 @@ class PostgresSink:
                     if self._connection.closed:
                         self._connection = connect(self._settings)
                     with self._no_endless_silence():
-                        done = work()
+                        self._asker = threading.get_ident()
+                        try:
+                            done = work()
+                        finally:
+                            self._asker = None
                 except psycopg.Error as error:
                     if not can_be_waited_out(error):
                         self._patience.answered()

@@ -13,6 +13,7 @@ from airflow.sdk import BaseOperator
 from inference.errors import (
     InferenceError,
     PoolMissingError,
+    RunInterruptedError,
     RunUnknownError,
     SettingsError,
     ShardsUnfinishedError,
@@ -24,8 +25,10 @@ from nightlabel_airflow.pools import MISSING_POOLS_KEY, MISSING_POOLS_TASK
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from inference.ports import ObjectStore
+    from inference.settings import Settings
     from inference.sinks.postgres import PostgresSink
-    from inference.types import DeadLetterFilter, Device, Plan, RunRequest, RunSummary, Scope
+    from inference.types import DeadLetterFilter, Device, Plan, RunRequest, RunSummary, Scope, ShardStats
 
 T = TypeVar("T")
 
@@ -142,28 +145,17 @@ class ClassifyShardOperator(BaseOperator):
             StaleAttemptError: a newer attempt has taken over; nothing more was written.
             ConfigurationError: somebody has to change something; see the message.
         """
-        from inference import wiring
         from nightlabel_airflow import connections
 
-        dag_run = context["dag_run"]
         started = time.monotonic()
         settings = connections.open_settings()
         store = connections.open_store(settings)
         with connections.open_sink(settings) as sink:
             self._sink = sink
-            run_id = sink.find_run(dag_run.dag_id, dag_run.run_id)
             try:
-                stats = wiring.run_shard(
-                    run_id, self.shard_number, store=store, sink=sink, settings=settings, progress=self._progress()
-                )
-            except TransientError:
-                raise  # it is tried again, or the database is away
-            except InferenceError:
-                if was_reported(context):
-                    wiring.finish_run(run_id, sink=sink)
-                raise
-            if was_reported(context):
-                wiring.finish_run(run_id, sink=sink)
+                stats = self._classify(context, store=store, sink=sink, settings=settings)
+            finally:
+                self._sink = None
         self.log.info(
             "Shard %d: labelled %d of %d images, %d of them copied; %d dead, %d gone, %d done elsewhere; %.1f s",
             self.shard_number,
@@ -188,13 +180,37 @@ class ClassifyShardOperator(BaseOperator):
             "write_s": round(stats.seconds.write_s, 3),
         }
 
+    def _classify(self, context: Context, *, store: ObjectStore, sink: PostgresSink, settings: Settings) -> ShardStats:
+        """Classify the shard, and close the run's books if nobody else will: when it was cleared alone."""
+        from inference import wiring
+
+        dag_run = context["dag_run"]
+        run_id = sink.find_run(dag_run.dag_id, dag_run.run_id)
+        try:
+            stats = wiring.run_shard(
+                run_id, self.shard_number, store=store, sink=sink, settings=settings, progress=self._progress()
+            )
+        except TransientError:
+            raise  # it is tried again, or the database is away
+        except InferenceError:
+            if was_reported(context):
+                wiring.finish_run(run_id, sink=sink)
+            raise
+        if was_reported(context):
+            wiring.finish_run(run_id, sink=sink)
+        return stats
+
     def on_kill(self) -> None:
         """End soon: Airflow has asked this process to, and kills it if it does not.
 
         The attempt then has ended by itself, and the next one suspects no image of having killed it.
         """
-        if self._sink is not None:
-            self._sink.give_up()
+        sink, self._sink = self._sink, None  # asked a second time, what is being put in order goes on
+        if sink is None:
+            return
+        sink.give_up()
+        if not sink.is_asking_here:  # else what it asks ends in this error
+            raise RunInterruptedError("Airflow asked this task to end; what was recorded stays")
 
     def _progress(self) -> Progress:
         return Progress(lambda done: self.log.info("Shard %d: %d images so far", self.shard_number, done))

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-from inference.errors import ConfigurationError, InferenceError, RunInterruptedError, StaleAttemptError, TransientError
+from inference.errors import (
+    ConfigurationError,
+    InferenceError,
+    RunInterruptedError,
+    SchemaNewerError,
+    SchemaOutdatedError,
+    StaleAttemptError,
+    TransientError,
+)
 
 # The first match wins. What is not ours (a bug, a killed process, a time-out) falls through to the task's `retries`.
 RETRY_BY_ERROR = ExceptionRetryPolicy(
@@ -13,6 +21,8 @@ RETRY_BY_ERROR = ExceptionRetryPolicy(
         RetryRule(RunInterruptedError, RetryAction.RETRY, reason="somebody ended the process, not the run"),
         # Airflow listens to the newest try only. That one is stale when somebody cleared discover and not its shards.
         RetryRule(StaleAttemptError, RetryAction.RETRY, reason="a newer plan has taken over, and its shard is next"),
+        RetryRule(SchemaOutdatedError, RetryAction.RETRY, reason="an upgrade may be under way"),
+        RetryRule(SchemaNewerError, RetryAction.RETRY, reason="an upgrade may be under way"),
         RetryRule(ConfigurationError, RetryAction.FAIL, reason="somebody has to change something first"),
         RetryRule(InferenceError, RetryAction.FAIL, reason="it would fail again"),
     ]

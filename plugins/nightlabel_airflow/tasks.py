@@ -19,7 +19,7 @@ TASK_OF_DEVICE: dict[Device, str] = {"cpu": "classify_on_cpu", "gpu": "classify_
 DEFAULT_ARGS: dict[str, Any] = {
     # Airflow adds up to as much again, so that tasks do not come back all at once. A shard whose worker was killed runs
     # again within a minute; a database or store may be away for ten.
-    "retries": 5,
+    "retries": 6,
     "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": 2,
     "max_retry_delay": timedelta(minutes=15),

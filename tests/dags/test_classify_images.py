@@ -89,7 +89,7 @@ def test_the_scheduler_waits_for_the_next_night_when_it_first_sees_the_dag(as_sc
 def test_every_task_is_tried_again_by_the_class_of_its_error_and_none_runs_for_ever(dag):
     for task in dag.tasks:
         assert task.retry_policy is RETRY_BY_ERROR
-        assert (task.retries, task.retry_delay) == (5, timedelta(seconds=10))
+        assert (task.retries, task.retry_delay) == (6, timedelta(seconds=10))
         assert (task.retry_exponential_backoff, task.max_retry_delay) == (2, timedelta(minutes=15))
         assert task.execution_timeout is not None
 
@@ -159,3 +159,10 @@ def test_parsing_again_gives_the_same_dag_so_that_no_versions_pile_up(dag):
     again = DagBag(str(DAGS)).dags["classify_images"]
 
     assert json.dumps(DagSerialization.to_dict(again)) == json.dumps(DagSerialization.to_dict(dag))
+
+
+def test_a_database_may_be_away_for_ten_minutes(dag):
+    """What the retries wait at least, without the jitter that Airflow adds."""
+    for task in dag.tasks:
+        pauses = [task.retry_delay * task.retry_exponential_backoff**number for number in range(task.retries)]
+        assert sum((min(pause, task.max_retry_delay) for pause in pauses), timedelta()) >= timedelta(minutes=10)

@@ -111,14 +111,18 @@ def draw_death(chance: random.Random, point: str, how: str, *, most: int) -> Dea
 # Objects
 
 
+BROKEN_EVERY = 12
+"""How many objects there are to one that is broken, by turns as text and as half a JPEG."""
+
+
 def make_objects(chance: random.Random, count: int) -> dict[str, bytes]:
     """Return small real photos, no two alike, about one in twelve of them broken."""
     objects: dict[str, bytes] = {}
     for number in range(count):
         key = f"{chance.choice(('in', 'in/2026', 'über'))}/{number:04} {chance.choice('abc')}"
         body = _snippet(chance)
-        if number % 12 == 5:
-            body = _broken(chance, number, body)
+        if number % BROKEN_EVERY == 5:
+            body = _broken(number, body)
         objects[key] = body
     objects["in/bomb.png"] = decompression_bomb(8_000)
     objects["in/empty.jpg"] = b""
@@ -142,8 +146,8 @@ def _snippet(chance: random.Random) -> bytes:
     return encoded.getvalue()
 
 
-def _broken(chance: random.Random, number: int, body: bytes) -> bytes:
-    if chance.random() < 0.5:
+def _broken(number: int, body: bytes) -> bytes:
+    if number // BROKEN_EVERY % 2:
         encoded = io.BytesIO()
         Image.open(io.BytesIO(body)).save(encoded, "JPEG", quality=80)
         return encoded.getvalue()[: len(encoded.getvalue()) // 2]

@@ -690,8 +690,9 @@ def endless_bucket(exchange: Exchange) -> None:
     )
 
 
+@pytest.mark.timeout(1200)
 def test_memory_stays_flat_over_a_long_listing(ledger: Ledger, proxy: StoreProxy, is_full: bool):
-    pages = 200 if is_full else 12
+    pages = 1_000 if is_full else 12
     proxy.generated_pages = pages
     rule = proxy.rule(endless_bucket, "list")
     keys = {"access_key_id": "some", "secret_access_key": "one", "region_name": REGION}

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from nightlabel_airflow import operators
 
-from inference.errors import SettingsError, ShardsUnfinishedError, TooManyDeadError
+from inference.errors import RunInterruptedError, SettingsError, ShardsUnfinishedError, TooManyDeadError
 from inference.types import DeadLetterFilter, ModelId, Plan, RunRequest, RunSummary
 
 RUN_ID = UUID("cf2ebf3f-eb23-a16e-82e2-108fa59fc7e5")
@@ -189,3 +189,28 @@ def test_a_run_whose_configuration_has_a_typing_error_is_refused():
         SettingsError, match="names 'buckt', which is no parameter of this Dag; there are bucket, prefix"
     ):
         operators.check_conf({"buckt": "x"}, {"bucket": "", "prefix": ""})
+
+
+class AskedSink:
+    def __init__(self, *, is_asking_here: bool) -> None:
+        self.is_asking_here = is_asking_here
+        self.given_up = 0
+
+    def give_up(self) -> None:
+        self.given_up += 1
+
+
+def test_a_task_that_is_asked_to_end_does_so_at_once_or_when_the_database_has_heard():
+    idle, asking = AskedSink(is_asking_here=False), AskedSink(is_asking_here=True)
+    task = operators.ClassifyShardOperator(task_id="classify", shard_number=0)
+    task.on_kill()  # before it has begun, or after it has ended
+
+    task._sink = idle
+    with pytest.raises(RunInterruptedError):
+        task.on_kill()
+    task.on_kill()  # the second time what is being put in order goes on
+    assert idle.given_up == 1
+
+    task._sink = asking
+    task.on_kill()
+    assert asking.given_up == 1

@@ -10,7 +10,7 @@ from inference import errors
 
 TRY_AGAIN = {
     "TransientError", "StoreUnavailableError", "SinkUnavailableError", "MemoryLimitError", "WorkerDiedError",
-    "RunInterruptedError", "StaleAttemptError",
+    "RunInterruptedError", "SchemaNewerError", "SchemaOutdatedError", "StaleAttemptError",
 }  # fmt: skip
 ERRORS = sorted(
     (error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.InferenceError)),

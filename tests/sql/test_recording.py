@@ -333,3 +333,13 @@ def test_an_attempt_that_ends_after_an_outage_says_so_over_a_new_connection(ledg
     ledger.sink.close()  # as an outage leaves it
     ledger.sink.release_shard(shard)
     assert ledger.sink.claim_shard(plan.run_id, 0).suspects == 0
+
+
+def test_a_run_that_fails_for_one_shard_names_the_shard(ledger: Ledger):
+    limits = {"shard_size": 10, "max_dead_ratio": 0.5, "min_images_for_ratio": 5}
+    plan = ledger.plan(*(listed(f"{number:02}", minute=number) for number in range(40)), **limits)
+    ledger.work(plan, {f"{number:02}": dead_letter for number in range(10, 17)})
+    assert ledger.sink.read_message(plan.run_id) == (
+        "in 1 of the shards, shard 1 first, more images are dead letters than max_dead_ratio, 0.5, allows; "
+        "see dead_letter_open; most often undecodable (7)"
+    )

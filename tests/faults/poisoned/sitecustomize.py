@@ -45,4 +45,5 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, _Finder())
+if __name__ == "sitecustomize":  # and not where a test only wants to know the marks
+    sys.meta_path.insert(0, _Finder())
