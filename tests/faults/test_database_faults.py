@@ -347,6 +347,7 @@ def test_cuts_and_outages_at_random_moments_cost_nothing(
     made.close(sinks[0])
 
 
+@pytest.mark.full
 def test_a_login_that_is_refused_for_now_is_tried_again(night: Plans):
     made = night(20)
     sink = made.sink()
@@ -367,12 +368,13 @@ def test_a_login_that_is_refused_for_now_is_tried_again(night: Plans):
 # Away
 
 
+@pytest.mark.full
 def test_a_database_that_is_down_for_long_is_waited_for_and_the_log_says_so_once_a_minute(
-    night: Plans, is_full: bool, caplog: pytest.LogCaptureFixture
+    night: Plans, caplog: pytest.LogCaptureFixture
 ):
-    made, down_s = night(20), 130.0 if is_full else 1.5
+    made = night(20)
     sink = made.sink(database_patience_s=300.0)
-    back = threading.Timer(down_s, made.proxy.come_back)
+    back = threading.Timer(130.0, made.proxy.come_back)
 
     def go_down() -> None:
         made.proxy.go_down()
@@ -385,7 +387,7 @@ def test_a_database_that_is_down_for_long_is_waited_for_and_the_log_says_so_once
     made.close(sink)
     assert made.proxy.counts["refused"] >= 2
     waiting = [text for text in caplog.messages if "trying again" in text]
-    assert len(waiting) in ({2, 3} if is_full else {1})
+    assert len(waiting) in {2, 3}
     assert "trying again for up to 300 s" in waiting[0]
     assert any("answers again, after" in text for text in caplog.messages)
 
@@ -411,6 +413,7 @@ def test_a_database_that_stays_away_longer_than_the_patience_fails_the_attempt_a
     made.close(sink)
 
 
+@pytest.mark.full
 def test_giving_up_ends_a_wait_for_a_database_that_is_away_at_once(night: Plans):
     made = night(20)
     sink = made.sink(database_patience_s=3_000.0)
@@ -426,6 +429,7 @@ def test_giving_up_ends_a_wait_for_a_database_that_is_away_at_once(night: Plans)
     made.close(sink)
 
 
+@pytest.mark.full
 def test_a_database_that_stands_still_for_a_while_is_simply_slow(night: Plans):
     made = night(20)
     sink = made.sink()
@@ -442,6 +446,7 @@ def test_a_database_that_stands_still_for_a_while_is_simply_slow(night: Plans):
     made.close(sink)
 
 
+@pytest.mark.full
 def test_a_database_that_stands_still_for_ever_is_hung_up_on_when_we_give_up(night: Plans):
     made = night(20)
     sink = made.sink()
@@ -456,6 +461,7 @@ def test_a_database_that_stands_still_for_ever_is_hung_up_on_when_we_give_up(nig
     made.close(sink)
 
 
+@pytest.mark.full
 def test_a_database_that_is_silent_long_after_its_own_bound_on_statements_is_hung_up_on(
     night: Plans, monkeypatch: pytest.MonkeyPatch
 ):
@@ -553,6 +559,7 @@ def test_the_loser_of_a_deadlock_tries_again_over_the_same_connection(night: Pla
     assert (backend_of(sink), made.proxy.counts["connections"]) == (backend, 1)
 
 
+@pytest.mark.full
 def test_two_workers_that_deadlock_both_end_well(night: Plans):
     made = night(20, shard_size=10)
     twin = made.ledger.sink.plan_run(
@@ -671,6 +678,7 @@ def test_a_session_that_is_ended_as_idle_between_the_statements_of_a_claim_claim
     made.close(sink)
 
 
+@pytest.mark.full
 def test_sessions_that_are_ended_while_idle_are_opened_again(night: Plans):
     made = night(20)
     name = made.ledger.url.rsplit("/", 1)[1]

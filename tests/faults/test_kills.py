@@ -359,6 +359,7 @@ def test_the_command_line_killed_at_any_moment_leaves_the_rest_to_the_next(
             assert problems == [], "\n".join(problems)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_the_command_line_goes_on_when_its_worker_is_killed(house: House, toll: Toll, seed: int, *, is_full: bool):
     chance = chance_of(seed)

@@ -195,6 +195,7 @@ def test_huge_images_wait_for_their_turn_and_all_get_labels_below_the_limit(hous
     assert ended.peak_bytes < ENOUGH_FOR_THE_LARGEST
 
 
+@pytest.mark.full
 def test_an_image_for_which_there_is_too_little_memory_costs_only_itself(house: House, images: dict[str, bytes]):
     house.put(images)
 
@@ -214,6 +215,7 @@ def test_an_image_for_which_there_is_too_little_memory_costs_only_itself(house: 
     assert set(house.ledger.latest()) == set(images), "with more memory they get their labels"
 
 
+@pytest.mark.full
 def test_a_shard_that_is_decoded_apart_keeps_to_the_limit_with_all_its_processes(
     house: House, images: dict[str, bytes]
 ):
@@ -229,6 +231,7 @@ def test_a_shard_that_is_decoded_apart_keeps_to_the_limit_with_all_its_processes
     assert ended.peak_bytes < ENOUGH_FOR_THE_LARGEST_APART
 
 
+@pytest.mark.full
 def test_less_than_the_model_takes_is_one_sentence_that_says_how_much_is_needed(house: House, is_full: bool):
     house.put({"a.jpg": baseline(1)})
     settings = read_settings(**house.settings, memory_limit=LESS_THAN_THE_MODEL)

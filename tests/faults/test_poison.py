@@ -136,6 +136,7 @@ def test_the_next_nights_try_it_again_and_then_no_more(house: House):
     assert (summary["labelled"], house.ledger.open_dead_letters()) == (1, {})
 
 
+@pytest.mark.full
 def test_a_worker_that_is_killed_from_outside_condemns_no_image(house: House):
     house.put({}, 400)
     command = [sys.executable, "-m", "inference", "classify", "--bucket", house.bucket.name, "--json"]
