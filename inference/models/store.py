@@ -28,6 +28,9 @@ from inference.types import ModelId
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The disk, somebody's share of it, or what one file may have is used up."""
+
 _LEFTOVER_AGE_S = 6 * 3600.0
 
 
@@ -141,6 +144,10 @@ class ModelStore:
             raise self._not_writable(error) from error
         try:
             yield folder
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise self._not_writable(error) from error
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

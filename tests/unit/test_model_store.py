@@ -228,3 +228,18 @@ def test_a_store_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
         add(store)
     with pytest.raises(ModelFilesError, match="cannot be written"), store.locked(MODEL):
         pass
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_model_and_is_one_clear_error(store: ModelStore) -> None:
+    with store.workspace() as folder:
+        manifest = fill(folder)
+        (folder / "manifest.json").symlink_to("/dev/full")
+        with pytest.raises(ModelFilesError, match=r"cannot be written: No space left on device; give it room"):
+            store.add(folder, manifest)
+    with pytest.raises(ModelFilesError, match="No space left on device"), store.workspace():
+        Path("/dev/full").write_bytes(b"what a converter writes")
+
+    assert visible(store) == []
+    assert [path.name for path in store.root.iterdir() if path.name.startswith(".building")] == []
+    add(store)
+    assert visible(store) == WHOLE
