@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 from multiprocessing.connection import Connection
+from types import FrameType
 from uuid import UUID
 
 from inference import wiring
@@ -59,11 +60,16 @@ def serve(channel: Connection, settings: Settings) -> None:
             send(channel, {"stats": dataclasses.asdict(stats)})
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # asked again while it writes what it has, it goes on writing
+    signal.default_int_handler(number, frame)
+
+
 def main() -> None:
     """Serve the process that started this one."""
     # It is the parent that hears Ctrl-C, and asks this one to end by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _end)
     channel = join_parent(sys.argv[1:])
     try:
         first = receive(channel)

@@ -157,7 +157,8 @@ class S3Store:
         connect_timeout_s: Seconds to wait for a connection.
         read_timeout_s: Seconds to wait for the next bytes.
         fetch_timeout_s: Seconds for one object, or one page of a listing, all attempts together. What is being read
-            then is cut off, however regularly bytes come; an answer is waited for no longer than ``read_timeout_s``.
+            then is cut off, however regularly bytes come; between two of them, and before the first of an answer, it
+            waits ``read_timeout_s``.
         attempts: Requests for the same thing, the first included.
     """
 
