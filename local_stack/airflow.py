@@ -310,7 +310,9 @@ class AirflowApi:
                 body = {"name": name, "slots": number, "description": text, "include_deferred": False}
                 self.post("/api/v2/pools", body)
             elif pool["slots"] != number:
-                self.patch(f"/api/v2/pools/{quote(name)}?update_mask=slots", {"pool": name, "slots": number})
+                # Airflow wants the whole pool, whatever the mask says.
+                body = {"pool": name, "slots": number, "include_deferred": pool["include_deferred"]}
+                self.patch(f"/api/v2/pools/{quote(name)}?update_mask=slots", body)
 
     def _authorised(self, method: str, path: str, body: object) -> tuple[int, Any]:
         had_token = self._token is not None

@@ -146,6 +146,18 @@ def test_a_missing_pool_is_one_clear_sentence(running: RunningStack):
         running.restore_pools()
 
 
+def test_a_pool_of_another_size_is_corrected_at_the_next_start(running: RunningStack):
+    """As on a machine that was given other cores."""
+    before = running.api.get("/api/v2/pools/classify_cpu")
+    try:
+        running.api.set_pools({"classify_cpu": before["slots"] + 3})
+        changed = running.api.get("/api/v2/pools/classify_cpu")
+        assert (changed["slots"], changed["description"]) == (before["slots"] + 3, before["description"])
+    finally:
+        running.restore_pools()
+    assert running.api.get("/api/v2/pools/classify_cpu")["slots"] == before["slots"]
+
+
 @pytest.mark.parametrize("conf", [{"max_dead_ratio": 2}, {"device": "tpu"}, {"shard_size": 0}, {"max_images": "many"}])
 def test_a_parameter_out_of_bounds_is_refused_before_anything_runs(running: RunningStack, conf: dict[str, Any]):
     with pytest.raises(StackError, match="400"):

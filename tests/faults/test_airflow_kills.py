@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from local_stack.processes import ProcessIdentity, wait_until
-from tests.e2e.kills import SlowImages, die, outcomes, parent_of, process_of
+from tests.e2e.kills import MODEL_BATCH, SlowImages, die, outcomes, parent_of, process_of
 from tests.e2e.loaded import children, command_line
 from tests.e2e.nights import DAG, AirflowRun, photo
 from tests.e2e.stacks import Commands, RunningStack, stack_of_its_own
@@ -78,11 +78,13 @@ def test_a_task_lost_with_its_supervisor_is_missed_and_runs_again_within_a_minut
 def test_a_task_that_outlives_its_supervisor_and_its_retry_share_the_shard_without_doubles(
     running: RunningStack, seed: int
 ):
-    with a_night_on_slow_images(running, seed, images=1_200) as (slow, night):
+    with a_night_on_slow_images(running, seed) as (slow, night):
         orphan = ProcessIdentity.of(process_of(night.shard_tasks()[0]))
         assert orphan is not None
         killed_at = die(parent_of(orphan.pid))
+        os.kill(orphan.pid, signal.SIGSTOP)  # else it may have done its shard before the next attempt begins
         slow.wait_for_attempt(night, shard=0, attempt=2, since=killed_at)
+        os.kill(orphan.pid, signal.SIGCONT)
         assert orphan.is_alive, "both are at it"
     assert wait_until(lambda: not orphan.is_alive, 60), "it finds that it is stale"
 
@@ -220,15 +222,13 @@ def overlap(running: RunningStack, seed: int) -> None:
     slow = SlowImages(running, 300, seed)
     night = AirflowRun.trigger(running, bucket=slow.bucket)
     slow.wait_for_outcomes(24)
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    period = {"from_date": (today - timedelta(days=1)).isoformat(), "to_date": today.isoformat()}
-    running.api.post(
-        "/api/v2/backfills", {"dag_id": "classify_images", **period, "dag_run_conf": {"bucket": slow.bucket}}
-    )
-    assert wait_until(lambda: bool(backfilled(running)), 60)
-    [run] = backfilled(running)
-    assert run["logical_date"] is not None
-    backfill = AirflowRun(running, run["dag_run_id"])
+    pid = process_of(night.shard_tasks()[0])
+    os.kill(pid, signal.SIGSTOP)  # else it may have done everything before the other one is planned
+    try:
+        backfill = backfill_of_today(running, slow.bucket)
+        slow.wait_for_outcomes(slow.outcomes() + 4 * MODEL_BATCH)
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
     assert (night.wait(300), backfill.wait(300)) == ("success", "success")
 
@@ -239,6 +239,16 @@ def overlap(running: RunningStack, seed: int) -> None:
     assert first["done_elsewhere"] == second["labelled"] > 0
     assert second["already_done"] + second["done_elsewhere"] == first["labelled"]
     assert set(outcomes(running, slow.bucket)) == set(running.labels(slow.bucket)) == slow.keys
+
+
+def backfill_of_today(running: RunningStack, bucket: str) -> AirflowRun:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    period = {"from_date": (today - timedelta(days=1)).isoformat(), "to_date": today.isoformat()}
+    running.api.post("/api/v2/backfills", {"dag_id": "classify_images", **period, "dag_run_conf": {"bucket": bucket}})
+    assert wait_until(lambda: bool(backfilled(running)), 60)
+    [run] = backfilled(running)
+    assert run["logical_date"] is not None
+    return AirflowRun(running, run["dag_run_id"])
 
 
 def backfilled(running: RunningStack) -> list[dict[str, Any]]:

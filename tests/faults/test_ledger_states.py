@@ -95,7 +95,7 @@ MODELS = ("tiny", "better", "best")
 CHUNK = 2
 """Refs of a manifest's chunk, instead of a thousand, so that small shards have several."""
 BATCH = 2
-EXAMPLES_TO_FIND = 200
+EXAMPLES_TO_FIND = 400
 """Within how many examples a planted defect has to be found."""
 RATIO = {"max_dead_ratio": 0.5, "min_images_for_ratio": 2}
 
@@ -452,6 +452,28 @@ class LedgerStates(RuleBasedStateMachine):
         live.is_deaf = is_deaf
         live.go_on(steps)
         return live
+
+    @rule(
+        target=attempts,
+        objects=st.dictionaries(keys, st.sampled_from(CONTENTS), min_size=2, max_size=4),
+        model=st.sampled_from(("production", "production", *MODELS)),
+        first=steps,
+        second=steps,
+        is_deaf=st.booleans(),
+    )
+    def overlap(
+        self, objects: dict[str, Content], model: str, first: int, second: int, *, is_deaf: bool
+    ) -> MultipleResults[Live]:
+        """Let two runs hold the same images, each with an attempt that has come somewhere."""
+        for key, content in objects.items():
+            self.put_object(key, content)
+        asked = {"prefix": "", "model": model, "scope": "unlabelled", "max_images": None, "shard_size": 5}
+        runs = [self.discover(self.new_run(), asked) for _ in range(2)]
+        lives = [live for run in runs if (live := self.claimed(run, 0)) is not None]
+        for live, steps in zip(lives, (first, second), strict=False):
+            live.is_deaf = is_deaf
+            live.go_on(steps)
+        return multiple(*lives)
 
     def claimed(self, run: int, which: int) -> Live | None:
         """Claim a shard of a run; if it has none, of the newest that has some."""
