@@ -120,6 +120,8 @@ class Attempt:
     """One claim of a shard."""
 
     run: int
+    model: str
+    """The run's when it was claimed; a later plan of the run may pin another one."""
     shard: Shard
     number: int
     settled: frozenset[Image]
@@ -281,28 +283,28 @@ class ReferenceModel:
 
     # Attempts
 
-    def settles(self, run: int, ref: Ref) -> Outcome | None:
-        """Return the outcome that leaves nothing to do for a ref, if there is one."""
-        outcome = self.ledger.get((ref.image, self.runs[run].model))
+    def settles(self, model: str, ref: Ref) -> Outcome | None:
+        """Return the outcome by a model that leaves nothing to do for a ref, if there is one."""
+        outcome = self.ledger.get((ref.image, model))
         return None if outcome and outcome.label is None and outcome.attempts == ref.prior else outcome
 
     def claim(self, run: int, shard_number: int) -> Attempt:
         """Begin an attempt: the shard is counted anew, and every older attempt is stale."""
-        shard = self.runs[run].shards[shard_number]
+        model, shard = self.runs[run].model, self.runs[run].shards[shard_number]
         self.runs[run].state = shard.state = "running"
         shard.newest += 1
         shard.batches = 0
-        found = {ref.image: outcome for ref in shard.refs if (outcome := self.settles(run, ref))}
+        found = {ref.image: outcome for ref in shard.refs if (outcome := self.settles(model, ref))}
         mine = [outcome for outcome in found.values() if outcome.run == run]
         shard.labelled = sum(outcome.label is not None for outcome in mine)
         shard.dead = len(mine) - shard.labelled
         shard.elsewhere = len(found) - len(mine)
         shard.gone = 0
-        return Attempt(run, shard, shard.newest, frozenset(found))
+        return Attempt(run, model, shard, shard.newest, frozenset(found))
 
     def left(self, attempt: Attempt, refs: tuple[Ref, ...]) -> tuple[tuple[Ref, ...], int]:
         """Return what of some refs of a shard is left to do, and how many were settled since the claim."""
-        todo = tuple(ref for ref in refs if not self.settles(attempt.run, ref))
+        todo = tuple(ref for ref in refs if not self.settles(attempt.model, ref))
         return todo, len(refs) - len(todo) - sum(ref.image in attempt.settled for ref in refs)
 
     def classify(self, ref: Ref) -> Result:
@@ -330,17 +332,16 @@ class ReferenceModel:
         assert batch == shard.batches + 1
         shard.batches = batch
         shard.elsewhere += elsewhere
-        model = self.runs[attempt.run].model
         for ref, label, code in results:
             if label is None and code is None:
                 shard.gone += 1
-            elif self.settles(attempt.run, ref):
+            elif self.settles(attempt.model, ref):
                 shard.elsewhere += 1
             else:
                 attempts = ref.prior + 1
                 is_retried = code in RETRYABLE and attempts < MAX_ATTEMPTS
                 retry: Literal["never", "later"] = "later" if is_retried else "never"
-                self.ledger[ref.image, model] = Outcome(label, code, attempts, retry, attempt.run)
+                self.ledger[ref.image, attempt.model] = Outcome(label, code, attempts, retry, attempt.run)
                 shard.labelled += label is not None
                 shard.dead += label is None
 
