@@ -22,8 +22,14 @@ from inference.types import Preprocessing
 from tests.data.make_images import chunk, png, saved
 
 SIDE = 2_000
-WHOLE = Preprocessing(height=224, width=224, crop_fraction=1.0, resize_filter="bicubic")
-"""Of a square picture the crop is as large as the image: the most that decoding can take."""
+WHOLE = Preprocessing(height=672, width=672, crop_fraction=1.0, resize_filter="bicubic")
+"""Of a square picture the crop is as large as the image, and for this model none is decoded at a fraction of its size:
+the most that decoding can take."""
+
+SHRUNK = Preprocessing(height=224, width=224, crop_fraction=1.0, resize_filter="bicubic")
+"""For this one JPEGs are decoded at a quarter of their size."""
+
+SMALL = saved(Image.new("RGB", (16, 16)), "JPEG")
 
 
 def smooth() -> Image.Image:
@@ -39,14 +45,18 @@ def sixteen_bits(channels: int, colour_type: int, before: bytes = b"") -> bytes:
     return png([row] * SIDE, SIDE, SIDE, 16, colour_type, before=before)
 
 
-def kinds() -> dict[str, Callable[[], bytes]]:
-    rgb = smooth()
-    few = rgb.quantize(64)
+def jpegs(rgb: Image.Image) -> dict[str, Callable[[], bytes]]:
     return {
         "JPEG": lambda: saved(rgb, "JPEG"),
         "JPEG, progressive": lambda: saved(rgb, "JPEG", progressive=True, subsampling=0),
         "JPEG, CMYK": lambda: saved(rgb.convert("CMYK"), "JPEG"),
         "JPEG, CMYK, progressive": lambda: saved(rgb.convert("CMYK"), "JPEG", progressive=True),
+    }
+
+
+def others(rgb: Image.Image) -> dict[str, Callable[[], bytes]]:
+    few = rgb.quantize(64)
+    return {
         "PNG": lambda: saved(rgb, "PNG", compress_level=1),
         "PNG, RGBA": lambda: saved(rgb.convert("RGBA"), "PNG", compress_level=1),
         "PNG, RGB with a transparent colour": lambda: saved(rgb, "PNG", compress_level=1, transparency=(1, 2, 3)),
@@ -70,7 +80,7 @@ def highest_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def measure(data: bytes) -> tuple[int, int]:
+def measure(data: bytes, preprocessing: Preprocessing) -> tuple[int, int]:
     """Decode in a fork of this process; return the bytes taken and asked for."""
     reader, writer = os.pipe()
     if os.fork() == 0:
@@ -82,8 +92,9 @@ def measure(data: bytes) -> tuple[int, int]:
             asked += wanted
             yield
 
+        decode_image(SMALL, preprocessing)  # the code itself takes some memory once
         before = highest_bytes()
-        decode_image(data, WHOLE, reserve=reserve)
+        decode_image(data, preprocessing, reserve=reserve)
         os.write(writer, json.dumps([highest_bytes() - before, asked]).encode())
         os._exit(0)
     os.close(writer)
@@ -96,7 +107,10 @@ def measure(data: bytes) -> tuple[int, int]:
 def main() -> None:
     """Measure every kind."""
     give_freed_memory_back()
-    json.dump({name: measure(make()) for name, make in kinds().items()}, sys.stdout)
+    rgb = smooth()
+    whole = {name: measure(make(), WHOLE) for name, make in (jpegs(rgb) | others(rgb)).items()}
+    shrunk = {f"{name}, at a quarter": measure(make(), SHRUNK) for name, make in jpegs(rgb).items()}
+    json.dump(whole | shrunk, sys.stdout)
 
 
 if __name__ == "__main__":

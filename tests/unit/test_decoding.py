@@ -11,12 +11,13 @@ import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from inference.decoding import MAX_SCANNED_PIXELS, decode_image
+from inference.decoding import LEAST_SHRUNK, MAX_SCANNED_PIXELS, decode_image
 from inference.errors import (
     FormatNotAllowedError,
     ImageError,
@@ -292,6 +293,96 @@ def test_turning_comes_out_right_for_a_model_whose_input_is_not_square(images, n
 
     assert pixels.shape == (6, 12, 3)
     np.testing.assert_allclose(quarters(pixels), ALL_AS_IT_IS, atol=6)
+
+
+def landscape(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """A picture as photos are: with much going on, and little of it from one pixel to the next."""
+    coarse = np.random.default_rng(8).integers(0, 256, (height // 40 + 2, width // 40 + 2, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def decoded_in_full(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
+    """What the whole picture, turned upright and cropped in whole pixels, looks like when it is resized."""
+    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    side = int(preprocessing.crop_fraction * min(picture.size))
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    size = (preprocessing.width, preprocessing.height)
+    return np.asarray(square.resize(size, Image.Resampling[preprocessing.resize_filter.upper()])).astype(int)
+
+
+MODEL = Preprocessing(height=40, width=40, crop_fraction=0.875, resize_filter="bicubic")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(641, 900), (901, 640), (1001, 1003)])
+def test_a_large_jpeg_shows_what_its_full_decode_shows_at_the_same_place(orientation, size):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = jpeg(landscape(*size), exif=exif)
+
+    expected = decoded_in_full(data, MODEL)
+    difference = np.abs(decode_image(data, MODEL) - expected)
+
+    a_pixel_off = np.abs(expected[1:, 1:] - expected[:-1, :-1]).mean()
+    assert difference.mean() < a_pixel_off / 20
+    assert difference.max() < 16
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 2}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_large_jpeg_of_every_kind_has_the_colours_of_its_full_decode(mode, options):
+    data = jpeg(landscape(700, 600, mode), **options)
+
+    assert np.abs(decode_image(data, MODEL) - decoded_in_full(data, MODEL)).mean() < 1.5
+
+
+def shrunk_to(size: tuple[int, int], preprocessing: Preprocessing) -> float:
+    """By what the sides of a JPEG were divided, as the memory shows that was asked for."""
+    asked = []
+
+    @contextmanager
+    def reserve(wanted: int):
+        asked.append(wanted)
+        yield
+
+    data = jpeg(Image.new("RGB", size))
+    decode_image(data, preprocessing, reserve=reserve)
+    [wanted] = asked
+    return (9 * size[0] * size[1] / (wanted - len(data))) ** 0.5
+
+
+def test_a_jpeg_is_decoded_at_the_smallest_size_that_leaves_more_than_the_model_sees():
+    whole = Preprocessing(height=40, width=32, crop_fraction=1.0, resize_filter="bilinear")
+    least = int(LEAST_SHRUNK * 40)
+
+    sides = (least, 2 * least - 1, 2 * least, 4 * least, 8 * least, 2000)
+    found = [shrunk_to((side, 2 * side), whole) for side in sides]
+
+    assert found == pytest.approx([1, 1, 2, 4, 8, 8], rel=0.01)
+
+
+def test_a_jpeg_that_is_not_much_larger_than_the_model_sees_is_decoded_to_the_last_bit():
+    side = 2 * int(LEAST_SHRUNK * 40) - 1
+    data = jpeg(landscape(side, side))
+    whole = Preprocessing(height=40, width=40, crop_fraction=1.0, resize_filter="bicubic")
+
+    assert (decode_image(data, whole) == decoded_in_full(data, whole)).all()
+
+
+def test_a_model_that_sees_single_pixels_sees_those_of_the_full_decode():
+    data = jpeg(landscape(1000, 800))
+    nearest = Preprocessing(height=40, width=40, crop_fraction=0.875, resize_filter="nearest")
+
+    assert (decode_image(data, nearest) == decoded_in_full(data, nearest)).all()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_large_jpeg_that_was_cut_short_is_refused_though_less_of_it_is_decoded(progressive):
+    data = jpeg(landscape(1000, 800), progressive=progressive)
+
+    with pytest.raises(TruncatedImageError):
+        decode_image(data[: len(data) * 9 // 10], MODEL)
 
 
 def test_colours_do_not_bleed_out_of_what_is_transparent():
