@@ -6,7 +6,7 @@ import hashlib
 
 from inference.errors import EmptyObjectError, FolderPlaceholderError, ObjectTooLargeError
 from inference.ports import ObjectStore
-from inference.types import FetchedImage, ImageRef
+from inference.types import ContentDigest, FetchedImage, ImageRef
 
 
 def fetch_image(ref: ImageRef, store: ObjectStore, *, max_bytes: int) -> FetchedImage:
@@ -35,5 +35,6 @@ def fetch_image(ref: ImageRef, store: ObjectStore, *, max_bytes: int) -> Fetched
             f"the object has {ref.size_bytes:,} bytes, more than the {max_bytes:,} allowed; "
             "raise NIGHTLABEL_MAX_OBJECT_BYTES to accept it"
         )
-    data = store.fetch(ref, max_bytes=max_bytes)
-    return FetchedImage(ref=ref, data=data, content_sha256=hashlib.sha256(data).digest())
+    got = store.fetch(ref, max_bytes=max_bytes)
+    content = ContentDigest(hashlib.sha256(got.data).digest(), got.is_etag_md5)
+    return FetchedImage(ref=ref, data=got.data, content=content)

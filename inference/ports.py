@@ -14,6 +14,7 @@ from inference.types import (
     ListedObject,
     ManifestChunk,
     ModelId,
+    ObjectContent,
     Outcome,
     PixelBatch,
     Pixels,
@@ -44,7 +45,7 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
         """Return the object's bytes, whole, if it still is the version of ``ref``.
 
         Raises:
@@ -166,7 +167,10 @@ class OutcomeSink(Protocol):
         ...
 
     def read_manifest(self, shard: Shard) -> Iterator[ManifestChunk]:
-        """Yield the refs of a shard that have no outcome yet, in manifest order, a chunk at a time."""
+        """Yield the refs of a shard that have no outcome yet, in manifest order, a chunk at a time.
+
+        Those whose bytes the model has labelled before, under another key, come as copies.
+        """
         ...
 
     def record_batch(

@@ -43,7 +43,7 @@ def predict_batch(images: Sequence[DecodedImage], handle: ModelHandle, *, top_k:
         Prediction(
             ref=image.ref,
             top=tuple(ScoredLabel(handle.labels[column], min(1.0, float(row[column]))) for column in columns.tolist()),
-            content_sha256=image.content_sha256,
+            content=image.content,
         )
         for image, row, columns in zip(images, scores, best, strict=True)
     ]

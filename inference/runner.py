@@ -27,6 +27,7 @@ from inference.memory import Memory, Reserve, no_limit
 from inference.ports import Clock, Decoder, ModelHandle, ObjectStore, OutcomeSink, Watchdog
 from inference.predicting import predict_batch
 from inference.types import (
+    CopiedPrediction,
     DeadLetter,
     DecodedImage,
     DoneElsewhere,
@@ -224,7 +225,7 @@ class ShardRunner:
         in_a_row = 0
         for prepared in self._judged(self._in_order(attempt, io)):
             if not isinstance(prepared, _Trouble):
-                in_a_row = 0
+                in_a_row *= isinstance(prepared, CopiedPrediction)  # for which the store was not asked
                 yield prepared
                 continue
             in_a_row += 1
@@ -264,6 +265,7 @@ class ShardRunner:
         for chunk in self.sink.read_manifest(attempt.shard):
             if chunk.done_elsewhere:
                 yield DoneElsewhere(chunk.done_elsewhere)
+            yield from chunk.copies
             for ref in chunk.refs:
                 # The last suspect is cleared before an image is decoded in this process again: were there another one
                 # that kills it, this attempt would end as the last one did.
@@ -294,14 +296,14 @@ class ShardRunner:
 
     def _prepare(self, ref: ImageRef, attempt: _Attempt, *, is_apart: bool) -> Prepared | _Trouble:
         timer = attempt.timer
-        stage, began, content_sha256 = Stage.FETCH, timer.now(), None
+        stage, began, content = Stage.FETCH, timer.now(), None
         try:
             with self._room_for_object(min(ref.size_bytes, self.max_object_bytes)):
                 try:
                     fetched = fetch_image(ref, self.store, max_bytes=self.max_object_bytes)
                 finally:
                     timer.add(Stage.FETCH, began)
-                stage, content_sha256 = Stage.DECODE, fetched.content_sha256
+                stage, content = Stage.DECODE, fetched.content
                 with self._decoding:
                     began = timer.now()
                     try:
@@ -315,8 +317,8 @@ class ShardRunner:
         except ImageError as error:
             if isinstance(error, DecoderCrashedError | DecoderTimeoutError):
                 attempt.isolate()
-            return DeadLetter(ref, stage, error.code, str(error), error.is_retryable, content_sha256)
-        return DecodedImage(ref, pixels, content_sha256)
+            return DeadLetter(ref, stage, error.code, str(error), error.is_retryable, content)
+        return DecodedImage(ref, pixels, content)
 
     def _decode(self, ref: ImageRef, data: bytes, attempt: _Attempt, *, is_apart: bool) -> Pixels:
         if (is_apart or attempt.is_isolated) and (decoder := attempt.decoder()) is not None:
@@ -348,7 +350,7 @@ class ShardRunner:
             for prediction in predict_batch(batch.images[start : start + size], self.handle, top_k=self.top_k)
         ]
         attempt.timer.add(Stage.PREDICT, began)
-        return [*predictions, *batch.dead]
+        return [*predictions, *batch.copies, *batch.dead]
 
     def _write(self, attempt: _Attempt, number: int, batch: Batch, outcomes: list[Outcome]) -> None:
         began = attempt.timer.now()

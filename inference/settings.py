@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     memory_limit: Bytes | None = None
     """Memory of one worker, in bytes; the default is four fifths of what its cgroup or machine has."""
 
+    copy_labels: bool = True
+    """Whether an image whose bytes the model has labelled under another key gets that label without being read."""
+
     top_k: Count = 5
     """Labels kept for each image, best first."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -41,6 +42,14 @@ class Stage(StrEnum):
 def clean_etag(etag: str) -> str:
     """Return an ETag without its weak mark and quotes, as the ledger identifies it."""
     return etag.removeprefix("W/").strip('"')
+
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+def may_be_md5(etag: str) -> bool:
+    """Return whether an ETag, without quotes, has the form of an MD5: of an object that came whole and in the clear."""
+    return _MD5.fullmatch(etag) is not None
 
 
 def image_id(bucket: str, key: str, etag: str) -> UUID:
@@ -131,13 +140,32 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectContent:
+    """What a store gave for one image ref."""
+
+    data: bytes
+    """The object, whole."""
+    is_etag_md5: bool
+    """Whether the ETag was seen to be the MD5 of these bytes: then equal ETags and sizes mean equal bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentDigest:
+    """What is kept of an image version's bytes."""
+
+    sha256: bytes
+    """32 bytes."""
+    is_etag_md5: bool = False
+    """As of ``ObjectContent``."""
+
+
+@dataclass(frozen=True, slots=True)
 class FetchedImage:
     """The bytes of one image version."""
 
     ref: ImageRef
     data: bytes
-    content_sha256: bytes
-    """32 bytes."""
+    content: ContentDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +174,7 @@ class DecodedImage:
 
     ref: ImageRef
     pixels: Pixels
-    content_sha256: bytes
+    content: ContentDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +184,7 @@ class Prediction:
     ref: ImageRef
     top: tuple[ScoredLabel, ...]
     """Best first, at least one."""
-    content_sha256: bytes
+    content: ContentDigest
 
     @property
     def label(self) -> Label:
@@ -170,6 +198,21 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class CopiedPrediction:
+    """A prediction that was not computed: the one that the same model made of the same bytes under another key."""
+
+    ref: ImageRef
+    label: Label
+    score: float
+    """Probability of the best label, 0 to 1."""
+    top_labels: tuple[str, ...]
+    """Names, best first."""
+    top_scores: tuple[float, ...]
+    engine: str
+    """What executed the model when it was computed."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """An outcome with an error: where, a stable code and a sentence."""
 
@@ -178,7 +221,7 @@ class DeadLetter:
     error_code: str
     message: str
     is_retryable: bool
-    content_sha256: bytes | None = None
+    content: ContentDigest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +238,9 @@ class DoneElsewhere:
     images: int
 
 
-Outcome: TypeAlias = Prediction | DeadLetter
-Prepared: TypeAlias = DecodedImage | DeadLetter | Gone | DoneElsewhere
-"""What fetching and decoding make of refs."""
+Outcome: TypeAlias = Prediction | CopiedPrediction | DeadLetter
+Prepared: TypeAlias = DecodedImage | CopiedPrediction | DeadLetter | Gone | DoneElsewhere
+"""What becomes of refs before the model is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +275,8 @@ class ManifestChunk:
     """In manifest order."""
     done_elsewhere: int
     """Refs that another run settled since the shard was claimed; not counted yet."""
+    copies: tuple[CopiedPrediction, ...] = ()
+    """What needs not be computed; these refs are not among ``refs``."""
 
 
 @dataclass(slots=True)

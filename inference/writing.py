@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from inference.types import DeadLetter, Outcome, Prediction, Stage
+from inference.types import CopiedPrediction, DeadLetter, Outcome, Prediction, Stage
 
 MAX_MESSAGE_CHARACTERS = 1_000
 """A message of the ledger is a sentence; what a decoder quotes from hostile bytes may be longer."""
@@ -17,19 +17,31 @@ def outcome_row(
     """Return an outcome as ``sql/statements/record_batch.sql`` takes it.
 
     Args:
-        outcome: A prediction or a dead letter.
-        engine: What executed the model.
+        outcome: A prediction, computed or copied, or a dead letter.
+        engine: What executed the model, for what was computed.
         decoder: What decoded, for a dead letter of the decode stage.
         now: Aware; a retryable dead letter is tried again ``retry_delay`` later.
         retry_delay: How long a retryable dead letter rests.
         max_attempts: From this attempt on a dead letter is permanent.
     """
+    content = None if isinstance(outcome, CopiedPrediction) else outcome.content
     row: dict[str, Any] = {
         "image_id": str(outcome.ref.image_id),
         "prior_attempts": outcome.ref.prior_attempts,
-        "content_sha256": outcome.content_sha256.hex() if outcome.content_sha256 else None,
+        "content_sha256": content.sha256.hex() if content else None,
+        "is_etag_md5": content is not None and content.is_etag_md5,
+        "is_copied": isinstance(outcome, CopiedPrediction),
     }
     match outcome:
+        case CopiedPrediction():
+            row |= {
+                "label": outcome.label.name,
+                "label_id": outcome.label.label_id,
+                "score": outcome.score,
+                "top_labels": outcome.top_labels,
+                "top_scores": outcome.top_scores,
+                "engine": outcome.engine,
+            }
         case Prediction():
             row |= {
                 "label": outcome.label.name,

@@ -48,6 +48,7 @@ CREATE TABLE nightlabel.image (
     last_modified timestamp with time zone NOT NULL,
     content_sha256 bytea,
     first_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    is_etag_md5 boolean DEFAULT false NOT NULL,
     CONSTRAINT image_content_sha256_check CHECK ((length(content_sha256) = 32)),
     CONSTRAINT image_size_bytes_check CHECK ((size_bytes >= 0))
 );
@@ -57,6 +58,8 @@ COMMENT ON TABLE nightlabel.image IS 'Every object version ever seen: what a key
 COMMENT ON COLUMN nightlabel.image.image_id IS 'First 16 bytes of SHA-256 over bucket, 0x00, key, 0x00, ETag without quotes.';
 
 COMMENT ON COLUMN nightlabel.image.content_sha256 IS 'SHA-256 of the bytes, once they were read.';
+
+COMMENT ON COLUMN nightlabel.image.is_etag_md5 IS 'Whether the ETag was seen to be the MD5 of the bytes that were read.';
 
 CREATE TABLE nightlabel.model (
     model_id integer NOT NULL,
@@ -123,6 +126,7 @@ CREATE TABLE nightlabel.outcome (
     run_id uuid NOT NULL,
     recorded_at timestamp with time zone DEFAULT now() NOT NULL,
     decoder text,
+    is_copied boolean DEFAULT false NOT NULL,
     CONSTRAINT outcome_attempts_check CHECK ((attempts >= 1)),
     CONSTRAINT outcome_is_label_or_error CHECK ((((num_nonnulls(label, label_id, score, top_labels, top_scores, engine) = 6) AND (num_nonnulls(stage, error_code, message, retry_after) = 0) AND (cardinality(top_labels) = cardinality(top_scores))) OR ((num_nonnulls(label, label_id, score, top_labels, top_scores) = 0) AND (num_nonnulls(stage, error_code, message) = 3)))),
     CONSTRAINT outcome_score_check CHECK (((score >= (0)::double precision) AND (score <= (1)::double precision))),
@@ -135,6 +139,8 @@ COMMENT ON TABLE nightlabel.outcome IS 'The ledger: one row per image version an
 COMMENT ON COLUMN nightlabel.outcome.retry_after IS 'When a retryable dead letter is tried again; null when it is permanent.';
 
 COMMENT ON COLUMN nightlabel.outcome.decoder IS 'Of a dead letter of the decode stage: the decoder that gave up; another one tries it again.';
+
+COMMENT ON COLUMN nightlabel.outcome.is_copied IS 'Whether the label was taken over from equal bytes under another key, and not computed.';
 
 CREATE VIEW nightlabel.production_line AS
  SELECT model_id,
@@ -176,7 +182,8 @@ CREATE VIEW nightlabel.dead_letter_open AS
             c.engine,
             c.run_id,
             c.recorded_at,
-            c.decoder
+            c.decoder,
+            c.is_copied
            FROM (nightlabel.production_line p
              JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
           ORDER BY (c.label IS NOT NULL) DESC, p.rank
@@ -237,7 +244,8 @@ CREATE VIEW nightlabel.latest_prediction AS
             c.engine,
             c.run_id,
             c.recorded_at,
-            c.decoder
+            c.decoder,
+            c.is_copied
            FROM (nightlabel.production_line p
              JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
           WHERE (c.label IS NOT NULL)
@@ -315,7 +323,9 @@ CREATE TABLE nightlabel.run (
     carried_dead bigint DEFAULT 0 NOT NULL,
     list_s real DEFAULT 0 NOT NULL,
     plan_attempt integer DEFAULT 0 NOT NULL,
+    carried_copied bigint DEFAULT 0 NOT NULL,
     CONSTRAINT run_already_done_check CHECK ((already_done >= 0)),
+    CONSTRAINT run_carried_copied_check CHECK ((carried_copied >= 0)),
     CONSTRAINT run_carried_dead_check CHECK ((carried_dead >= 0)),
     CONSTRAINT run_carried_labelled_check CHECK ((carried_labelled >= 0)),
     CONSTRAINT run_deferred_check CHECK ((deferred >= 0)),
@@ -397,7 +407,7 @@ CREATE VIEW nightlabel.run_summary AS
     r.already_done,
     r.deferred,
     (s.labelled + r.carried_labelled) AS labelled,
-    s.copied,
+    (s.copied + r.carried_copied) AS copied,
     (s.dead + r.carried_dead) AS dead,
     s.gone,
     s.done_elsewhere,
@@ -474,6 +484,8 @@ ALTER TABLE ONLY nightlabel.run
 
 ALTER TABLE ONLY nightlabel.shard
     ADD CONSTRAINT shard_pkey PRIMARY KEY (run_id, plan_number, shard_number);
+
+CREATE INDEX image_etag_md5 ON nightlabel.image USING hash (etag) WHERE is_etag_md5;
 
 CREATE UNIQUE INDEX model_alias_current ON nightlabel.model_alias USING btree (alias) WHERE (valid_to IS NULL);
 

@@ -15,7 +15,17 @@ from inference.errors import (
     ObjectAccessDeniedError,
     ObjectTooLargeError,
 )
-from inference.types import ImageRef, Label, LabelMap, ListedObject, ModelId, PixelBatch, Preprocessing, Scores
+from inference.types import (
+    ImageRef,
+    Label,
+    LabelMap,
+    ListedObject,
+    ModelId,
+    ObjectContent,
+    PixelBatch,
+    Preprocessing,
+    Scores,
+)
 
 
 class FakeStore:
@@ -55,7 +65,7 @@ class FakeStore:
         for start in range(0, len(listed), self.page_size):
             yield listed[start : start + self.page_size]
 
-    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
         self._check(ref.bucket)
         self.fetched.append(ref.key)
         body = self.objects.get(ref.key)
@@ -67,7 +77,7 @@ class FakeStore:
             raise ImageGoneError("the object was overwritten after it was listed")
         if len(body) > max_bytes:
             raise ObjectTooLargeError(f"the object has {len(body):,} bytes, more than the {max_bytes:,} bytes allowed")
-        return body
+        return ObjectContent(body, is_etag_md5=ref.etag == etag_of(body))
 
     def _check(self, bucket: str) -> None:
         if self.trouble is not None:

@@ -16,6 +16,7 @@ from inference.models.manifest import InputScale, Manifest
 from inference.settings import Settings
 from inference.sinks.postgres import PostgresSink
 from inference.types import (
+    ContentDigest,
     DeadLetter,
     ImageRef,
     Label,
@@ -63,7 +64,7 @@ def prediction(ref: ImageRef, label: int = 0, score: float = 0.75) -> Prediction
     """A prediction of one of ``LABELS``."""
     rest = [other for other in range(len(LABELS)) if other != label]
     top = (ScoredLabel(LABELS[label], score), ScoredLabel(LABELS[rest[0]], 1 - score))
-    return Prediction(ref=ref, top=top, content_sha256=b"\x01" * 32)
+    return Prediction(ref=ref, top=top, content=ContentDigest(b"\x01" * 32))
 
 
 def dead_letter(ref: ImageRef, code: str = "undecodable", *, is_retryable: bool = False) -> DeadLetter:

@@ -70,7 +70,9 @@ class ObjectStoreContract:
         found = listed(case)
 
         assert sorted(entry.key for entry in found) == sorted(self.keys)
-        assert {e.key: case.store.fetch(ref_of(e), max_bytes=MIB) for e in found} == {k: k.encode() for k in self.keys}
+        assert {e.key: case.store.fetch(ref_of(e), max_bytes=MIB).data for e in found} == {
+            k: k.encode() for k in self.keys
+        }
 
     def test_an_entry_tells_size_version_and_time(self, case: Case):
         etag = case.bucket.put("a.jpg", b"four")
@@ -119,14 +121,14 @@ class ObjectStoreContract:
 
         with pytest.raises(ImageGoneError, match="overwritten"):
             case.store.fetch(ref_of(before), max_bytes=MIB)
-        assert case.store.fetch(ref_of(after), max_bytes=MIB) == b"later"
+        assert case.store.fetch(ref_of(after), max_bytes=MIB).data == b"later"
         assert ref_of(before).image_id != ref_of(after).image_id
 
     def test_the_limit_on_bytes_is_exact(self, case: Case):
         case.bucket.put("a.jpg", bytes(1000))
         [entry] = listed(case)
 
-        assert case.store.fetch(ref_of(entry), max_bytes=1000) == bytes(1000)
+        assert case.store.fetch(ref_of(entry), max_bytes=1000).data == bytes(1000)
         with pytest.raises(ObjectTooLargeError, match="999 bytes allowed"):
             case.store.fetch(ref_of(entry), max_bytes=999)
 
@@ -141,7 +143,7 @@ class ObjectStoreContract:
         case.bucket.put("a.jpg", b"x")
         [entry] = listed(case)
 
-        assert case.store.fetch(replace(ref_of(entry), etag=""), max_bytes=MIB) == b"x"
+        assert case.store.fetch(replace(ref_of(entry), etag=""), max_bytes=MIB).data == b"x"
 
     def test_threads_share_a_store(self, case: Case):
         for number in range(20):
@@ -149,6 +151,6 @@ class ObjectStoreContract:
         refs = [ref_of(entry) for entry in listed(case)] * 5
 
         with ThreadPoolExecutor(8) as pool:
-            bodies = list(pool.map(lambda ref: case.store.fetch(ref, max_bytes=MIB), refs))
+            bodies = list(pool.map(lambda ref: case.store.fetch(ref, max_bytes=MIB).data, refs))
 
         assert bodies == [ref.key.removesuffix(".jpg").encode() * 100 for ref in refs]

@@ -13,7 +13,7 @@ from inference.api.bodies import Upload
 from inference.api.errors import ModelNotReadyError
 from inference.errors import EmptyObjectError, ImageError, InferenceError
 from inference.settings import Settings
-from inference.types import DeadLetter, DecodedImage, ImageRef, ModelId, Outcome, Prediction, Stage
+from inference.types import ContentDigest, DeadLetter, DecodedImage, ImageRef, ModelId, Prediction, Stage
 
 if TYPE_CHECKING:
     from inference.ports import ModelHandle
@@ -67,7 +67,7 @@ class Classifier:
             raise ModelNotReadyError("The model could not be loaded; the service's log says why.")
         raise ModelNotReadyError("The model is being loaded; try again in a few seconds.")
 
-    async def classify(self, uploads: Sequence[Upload], top_k: int) -> tuple[ModelId, list[Outcome]]:
+    async def classify(self, uploads: Sequence[Upload], top_k: int) -> tuple[ModelId, list[Prediction | DeadLetter]]:
         """Give each upload its outcome; a bad image costs no other its label.
 
         Args:
@@ -150,12 +150,12 @@ def decode_upload(position: int, upload: Upload, handle: ModelHandle, settings: 
     """
     from inference.decoding import decode_image
 
-    sha256 = hashlib.sha256(upload.data)
-    ref = ImageRef(bucket="", key=f"image {position + 1}", etag=sha256.hexdigest(), size_bytes=len(upload.data))
+    content = ContentDigest(hashlib.sha256(upload.data).digest())
+    ref = ImageRef(bucket="", key=f"image {position + 1}", etag=content.sha256.hex(), size_bytes=len(upload.data))
     try:
         if not upload.data:
             raise EmptyObjectError("the upload has no bytes, expected an image; send the file again")
         pixels = decode_image(upload.data, handle.preprocessing, max_pixels=settings.max_pixels)
     except ImageError as error:
-        return DeadLetter(ref, Stage.DECODE, error.code, str(error), error.is_retryable, sha256.digest())
-    return DecodedImage(ref, pixels, sha256.digest())
+        return DeadLetter(ref, Stage.DECODE, error.code, str(error), error.is_retryable, content)
+    return DecodedImage(ref, pixels, content)

@@ -53,8 +53,10 @@ from inference.sinks.connecting import (
 )
 from inference.sinks.statements import migrations, revision_of, statement
 from inference.types import (
+    CopiedPrediction,
     DeadLetterFilter,
     ImageRef,
+    Label,
     ManifestChunk,
     ModelId,
     Outcome,
@@ -66,6 +68,7 @@ from inference.types import (
     ShardStats,
     StageSeconds,
     image_id,
+    may_be_md5,
 )
 from inference.writing import outcome_row
 
@@ -232,7 +235,7 @@ class PostgresSink:
         cursor.execute(statement("find_pending"), {**what, **about, "settled_by": settled_by})
         cursor.execute("ANALYZE pending")
         carried = {"run_id": run_id, "model_id": model_key}
-        carried_labelled, carried_dead = _one(cursor.execute(statement("count_carried"), carried))
+        carried_labelled, carried_copied, carried_dead = _one(cursor.execute(statement("count_carried"), carried))
         [discovered] = _one(cursor.execute("SELECT count(*) FROM listed"))
         [pending] = _one(cursor.execute("SELECT count(*) FROM pending"))
         planned = images_to_plan(pending, max_images=request.max_images)
@@ -258,6 +261,7 @@ class PostgresSink:
             "already_done": already_done,
             "deferred": pending - planned,
             "carried_labelled": carried_labelled,
+            "carried_copied": carried_copied,
             "carried_dead": carried_dead,
             "list_s": list_s,
         }
@@ -469,7 +473,30 @@ class PostgresSink:
             row = self._retried(read)
             columns = [row[name] or () for name in ("object_key", "etag", "size_bytes", "prior_attempts")]
             refs = tuple(ImageRef(row["bucket"], *values) for values in zip(*columns, strict=True))
-            yield ManifestChunk(refs=refs, done_elsewhere=row["images"] - len(refs) - settled)
+            done_elsewhere = row["images"] - len(refs) - settled
+            copies = self._find_copies(shard, refs) if self._settings.copy_labels else {}
+            yield ManifestChunk(
+                refs=tuple(ref for place, ref in enumerate(refs) if place not in copies),
+                done_elsewhere=done_elsewhere,
+                copies=tuple(copies.values()),
+            )
+
+    def _find_copies(self, shard: Shard, refs: Sequence[ImageRef]) -> dict[int, CopiedPrediction]:
+        """Return what the shard's model has made of the same bytes before, by the place of the ref."""
+        places = [place for place, ref in enumerate(refs) if ref.size_bytes and may_be_md5(ref.etag)]
+        if not places:
+            return {}
+        what = {
+            "place": places,
+            "etag": [refs[place].etag for place in places],
+            "size_bytes": [refs[place].size_bytes for place in places],
+            "model_id": shard.model_key,
+        }
+        rows = self._retried(lambda: self._connection.execute(statement("find_copies"), what).fetchall())
+        return {
+            place: CopiedPrediction(refs[place], Label(label, label_id), score, tuple(names), tuple(scores), engine)
+            for place, label, label_id, score, names, scores, engine in rows
+        }
 
     def record_batch(
         self,

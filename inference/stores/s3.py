@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 import time
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.credentials import RefreshableCredentials
+from botocore.credentials import Credentials, RefreshableCredentials
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -41,7 +42,8 @@ from inference.errors import (
     StoreCredentialsError,
     StoreUnavailableError,
 )
-from inference.types import ImageRef, ListedObject, clean_etag
+from inference.stores.quick_reads import QuickReads
+from inference.types import ImageRef, ListedObject, ObjectContent, clean_etag, may_be_md5
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -129,6 +131,7 @@ _VAIN_RENEWAL_S: Final = 10.0
 class _Connection:
     client: S3Client
     session: boto3.Session
+    quick: QuickReads | None
 
 
 class S3Store:
@@ -187,6 +190,9 @@ class S3Store:
             "aws_session_token": session_token,
             "region_name": region_name,
         }
+        self._connections = connections
+        self._connect_timeout_s = connect_timeout_s
+        self._read_timeout_s = read_timeout_s
         self._config = Config(
             max_pool_connections=connections,
             connect_timeout=connect_timeout_s,
@@ -227,8 +233,10 @@ class S3Store:
                 )
             request["ContinuationToken"] = token
 
-    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
         """Return the object's bytes, whole, if it still is the version of ``ref``.
+
+        Most objects come by one request of ``stores.quick_reads``. What does not is asked for as the class says.
 
         Raises:
             ImageGoneError: deleted, or overwritten since the listing.
@@ -239,8 +247,13 @@ class S3Store:
                 match its checksum.
         """
         end = time.monotonic() + self._fetch_timeout_s
+        quick = self._connection().quick
+        data = None if quick is None else quick.read(ref, max_bytes=max_bytes)
+        if data is not None:
+            self._remember(ref, data)
+            return ObjectContent(data, is_etag_md5=True)
         try:
-            data = self._patiently(lambda client, give_up_at: self._get(client, ref, max_bytes, give_up_at))
+            data = self._patiently(lambda client, give_up_at: self._get(client, ref, max_bytes, give_up_at), end)
         except StoreUnavailableError as error:
             if self._attempts == 1:
                 raise
@@ -248,9 +261,13 @@ class S3Store:
         except ObjectAccessDeniedError as error:
             self._check_still_allowed(ref, error)
             raise
+        self._remember(ref, data)
+        is_md5 = may_be_md5(ref.etag) and hashlib.md5(data, usedforsecurity=False).hexdigest() == ref.etag
+        return ObjectContent(data, is_md5)
+
+    def _remember(self, ref: ImageRef, data: bytes) -> None:
         if len(data) <= _SMALL_BYTES:
             self._last_read = ref
-        return data
 
     def _try_beside_another(self, ref: ImageRef, max_bytes: int, end: float, error: StoreUnavailableError) -> bytes:
         """Try an object that did not come for the last times, each time between two reads of another one.
@@ -308,13 +325,15 @@ class S3Store:
         except InferenceError:
             return
 
-    def _patiently(self, ask: Callable[[S3Client, float], T]) -> T:
+    def _patiently(self, ask: Callable[[S3Client, float], T], give_up_at: float | None = None) -> T:
         """Return what ``ask`` returns; try again as the class promises.
 
         Args:
             ask: Called with a client and with the time (monotonic) when the last attempt has to be over.
+            give_up_at: That time; by default ``fetch_timeout_s`` from now.
         """
-        give_up_at = time.monotonic() + self._fetch_timeout_s
+        if give_up_at is None:
+            give_up_at = time.monotonic() + self._fetch_timeout_s
         attempt, has_renewed = 1, False
         while True:
             connection = self._connection()
@@ -422,13 +441,32 @@ class S3Store:
                 # Other stores are rarely reachable under a host name for each bucket.
                 by_path = self._config.merge(Config(s3={"addressing_style": "path"}))
                 client = session.client("s3", config=by_path, **arguments)
-            return _Connection(client, session)
+            return _Connection(client, session, self._quick_reads(client, session))
         except _NO_CREDENTIALS as error:
             raise self._no_credentials(error) from error
         except (BotoCoreError, ValueError) as error:
             raise SettingsError(
                 f"the object store cannot be addressed ({error}); correct {WHERE_TO_SET}, or the region"
             ) from error
+
+    def _quick_reads(self, client: S3Client, session: boto3.Session) -> QuickReads | None:
+        given = self._credentials
+        key, secret = given["aws_access_key_id"], given["aws_secret_access_key"]
+        if key is not None:
+            credentials = None if secret is None else Credentials(key, secret, given["aws_session_token"])
+        else:
+            credentials = session.get_credentials()
+        if credentials is None:
+            return None
+        return QuickReads(
+            endpoint_url=client.meta.endpoint_url,
+            region_name=client.meta.region_name,
+            credentials=credentials,
+            connections=self._connections,
+            connect_timeout_s=self._connect_timeout_s,
+            read_timeout_s=self._read_timeout_s,
+            timeout_s=min(self._read_timeout_s, self._fetch_timeout_s / 4),
+        )
 
     @property
     def _address(self) -> str:

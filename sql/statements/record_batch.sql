@@ -15,17 +15,18 @@ given AS MATERIALIZED (
     FROM jsonb_to_recordset(%(outcomes)s) AS g (
         image_id uuid, label text, label_id text, score real, top_labels text[], top_scores real[],
         stage text, error_code text, message text, decoder text, prior_attempts integer, retry_after timestamptz,
-        engine text, content_sha256 text
+        engine text, content_sha256 text, is_etag_md5 boolean, is_copied boolean
     )
 ),
 recorded AS (
     INSERT INTO nightlabel.outcome AS o (
         image_id, model_id, label, label_id, score, top_labels, top_scores,
-        stage, error_code, message, decoder, attempts, retry_after, engine, run_id
+        stage, error_code, message, decoder, attempts, retry_after, engine, is_copied, run_id
     )
     SELECT DISTINCT ON (g.image_id)
         g.image_id, %(model_id)s, g.label, g.label_id, g.score, g.top_labels, g.top_scores,
-        g.stage, g.error_code, g.message, g.decoder, g.prior_attempts + 1, g.retry_after, g.engine, fence.run_id
+        g.stage, g.error_code, g.message, g.decoder, g.prior_attempts + 1, g.retry_after, g.engine, g.is_copied,
+        fence.run_id
     FROM fence CROSS JOIN given AS g
     ORDER BY g.image_id
     ON CONFLICT (image_id, model_id) DO UPDATE
@@ -33,19 +34,20 @@ recorded AS (
         top_labels = excluded.top_labels, top_scores = excluded.top_scores,
         stage = excluded.stage, error_code = excluded.error_code, message = excluded.message,
         decoder = excluded.decoder, attempts = excluded.attempts, retry_after = excluded.retry_after, engine = excluded.engine,
-        run_id = excluded.run_id, recorded_at = excluded.recorded_at
+        is_copied = excluded.is_copied, run_id = excluded.run_id, recorded_at = excluded.recorded_at
     WHERE o.error_code IS NOT NULL AND o.attempts = excluded.attempts - 1
-    RETURNING o.image_id, o.label IS NOT NULL AS is_label
+    RETURNING o.image_id, o.label IS NOT NULL AS is_label, o.is_copied
 ),
 read AS (
     UPDATE nightlabel.image AS i
-    SET content_sha256 = decode(g.content_sha256, 'hex')
+    SET content_sha256 = decode(g.content_sha256, 'hex'), is_etag_md5 = g.is_etag_md5
     FROM recorded JOIN given AS g USING (image_id)
     WHERE i.image_id = recorded.image_id AND i.content_sha256 IS NULL AND g.content_sha256 IS NOT NULL
 ),
 counted AS (
     SELECT
         count(*) FILTER (WHERE is_label) AS labelled,
+        count(*) FILTER (WHERE is_copied) AS copied,
         count(*) FILTER (WHERE NOT is_label) AS dead,
         (SELECT count(*) FROM given) - count(*) AS done_elsewhere
     FROM recorded
@@ -53,6 +55,7 @@ counted AS (
 UPDATE nightlabel.shard AS s
 SET batches = s.batches + 1,
     labelled = s.labelled + counted.labelled,
+    copied = s.copied + counted.copied,
     dead = s.dead + counted.dead,
     gone = s.gone + %(gone)s,
     done_elsewhere = s.done_elsewhere + counted.done_elsewhere + %(done_elsewhere)s,

@@ -5,6 +5,7 @@ WITH per_chunk AS MATERIALIZED (
     SELECT
         c.chunk_number,
         count(*) FILTER (WHERE o.run_id = %(run_id)s AND o.label IS NOT NULL) AS labelled,
+        count(*) FILTER (WHERE o.run_id = %(run_id)s AND o.is_copied) AS copied,
         count(*) FILTER (WHERE o.run_id = %(run_id)s AND o.label IS NULL) AS dead,
         count(*) FILTER (WHERE o.run_id <> %(run_id)s) AS done_elsewhere
     FROM nightlabel.manifest_chunk AS c
@@ -17,10 +18,11 @@ WITH per_chunk AS MATERIALIZED (
 ),
 counted AS (
     UPDATE nightlabel.shard AS s
-    SET labelled = total.labelled, copied = 0, dead = total.dead, gone = 0, done_elsewhere = total.done_elsewhere
+    SET labelled = total.labelled, copied = total.copied, dead = total.dead,
+        gone = 0, done_elsewhere = total.done_elsewhere
     FROM (
-        SELECT coalesce(sum(labelled), 0) AS labelled, coalesce(sum(dead), 0) AS dead,
-            coalesce(sum(done_elsewhere), 0) AS done_elsewhere
+        SELECT coalesce(sum(labelled), 0) AS labelled, coalesce(sum(copied), 0) AS copied,
+            coalesce(sum(dead), 0) AS dead, coalesce(sum(done_elsewhere), 0) AS done_elsewhere
         FROM per_chunk
     ) AS total
     WHERE s.run_id = %(run_id)s AND s.plan_number = %(plan_number)s AND s.shard_number = %(shard_number)s

@@ -18,7 +18,7 @@ SELECT
     r.already_done,
     r.deferred,
     (s.labelled + r.carried_labelled) AS labelled,
-    s.copied,
+    (s.copied + r.carried_copied) AS copied,
     (s.dead + r.carried_dead) AS dead,
     s.gone,
     s.done_elsewhere,

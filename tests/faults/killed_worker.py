@@ -109,7 +109,7 @@ class WatchedStore(Watched):
             yield page
         self._fate.passing("in_plan")
 
-    def fetch(self, ref: Any, **options: Any) -> bytes:
+    def fetch(self, ref: Any, **options: Any) -> Any:
         self._say("fetched", key=ref.key)
         data = self._inner.fetch(ref, **options)
         self._fate.passing("after_fetch")

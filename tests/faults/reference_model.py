@@ -19,6 +19,9 @@ Its rules, by the promise that they spell out:
 4. Nothing here ever writes to the bucket but the world.
 5. A dead letter costs its image only; a run fails by its dead letters only by the ratio, or by what is unfinished.
 
+What needs not be computed: an image with the ETag of another one that somebody has read, and that the run's model has
+labelled. It gets that label when its chunk of the manifest is read, whether it can be read itself or not.
+
 What is settled: an image with an outcome from a model of the production line (every model that ever held the alias),
 or from the run's own; for the scope ``not_by_this_model`` only from the latter. A retryable dead letter settles its
 image until its time has come, and for good at its last attempt. A run that tries dead letters again by hand looks at
@@ -75,6 +78,7 @@ class Result(NamedTuple):
     ref: Ref
     label: int | None = None
     code: str | None = None
+    is_copied: bool = False
 
 
 @dataclass
@@ -86,6 +90,7 @@ class Outcome:
     attempts: int
     retry: Literal["never", "later", "now"]
     run: int
+    is_copied: bool = False
 
 
 class Listing(NamedTuple):
@@ -106,6 +111,7 @@ class Shard:
     """The newest attempt; only this one may write."""
     batches: int = 0
     labelled: int = 0
+    copied: int = 0
     dead: int = 0
     gone: int = 0
     elsewhere: int = 0
@@ -140,6 +146,7 @@ class Run:
     tried: int
     """Which try of discovery made the plan; an older one is refused."""
     carried_labelled: int = 0
+    carried_copied: int = 0
     carried_dead: int = 0
     state: Literal["planned", "running", "succeeded", "failed"] = "planned"
     former: list[Shard] = field(default_factory=list)
@@ -174,6 +181,8 @@ class ReferenceModel:
         """What the newest listing of each key showed; None for a key that vanished."""
         self.stored: dict[Image, float] = {}
         """When each image version was stored, as the first listing that showed it says."""
+        self.read: set[Image] = set()
+        """Image versions of which somebody has read and labelled the bytes."""
         self.now = 0
 
     # The world
@@ -262,6 +271,7 @@ class ReferenceModel:
             shards=[Shard(tuple(planned[at : at + shard_size])) for at in range(0, len(planned), shard_size)],
             tried=tried,
             carried_labelled=sum(outcome.label is not None for outcome in own),
+            carried_copied=sum(outcome.is_copied for outcome in own),
             carried_dead=sum(outcome.label is None for outcome in own),
             former=void,
         )
@@ -297,6 +307,7 @@ class ReferenceModel:
         found = {ref.image: outcome for ref in shard.refs if (outcome := self.settles(model, ref))}
         mine = [outcome for outcome in found.values() if outcome.run == run]
         shard.labelled = sum(outcome.label is not None for outcome in mine)
+        shard.copied = sum(outcome.is_copied for outcome in mine)
         shard.dead = len(mine) - shard.labelled
         shard.elsewhere = len(found) - len(mine)
         shard.gone = 0
@@ -306,6 +317,11 @@ class ReferenceModel:
         """Return what of some refs of a shard is left to do, and how many were settled since the claim."""
         todo = tuple(ref for ref in refs if not self.settles(attempt.model, ref))
         return todo, len(refs) - len(todo) - sum(ref.image in attempt.settled for ref in refs)
+
+    def known(self, attempt: Attempt, ref: Ref) -> int | None:
+        """Return the label that the attempt's model gave to the same bytes under another key, if it did."""
+        of_same = (self.ledger.get((image, attempt.model)) for image in self.read if image.etag == ref.image.etag)
+        return next((outcome.label for outcome in of_same if outcome and outcome.label is not None), None)
 
     def classify(self, ref: Ref) -> Result:
         """Return what reading and classifying a ref comes to at this moment."""
@@ -332,7 +348,7 @@ class ReferenceModel:
         assert batch == shard.batches + 1
         shard.batches = batch
         shard.elsewhere += elsewhere
-        for ref, label, code in results:
+        for ref, label, code, is_copied in results:
             if label is None and code is None:
                 shard.gone += 1
             elif self.settles(attempt.model, ref):
@@ -341,8 +357,11 @@ class ReferenceModel:
                 attempts = ref.prior + 1
                 is_retried = code in RETRYABLE and attempts < MAX_ATTEMPTS
                 retry: Literal["never", "later"] = "later" if is_retried else "never"
-                self.ledger[ref.image, attempt.model] = Outcome(label, code, attempts, retry, attempt.run)
+                self.ledger[ref.image, attempt.model] = Outcome(label, code, attempts, retry, attempt.run, is_copied)
                 shard.labelled += label is not None
+                shard.copied += is_copied
+                if label is not None and not is_copied:
+                    self.read.add(ref.image)
                 shard.dead += label is None
 
     def finish_shard(self, attempt: Attempt) -> Shard:
@@ -384,6 +403,7 @@ class ReferenceModel:
             "already_done": run.already_done,
             "deferred": run.deferred,
             "labelled": run.carried_labelled + sum(shard.labelled for shard in run.shards),
+            "copied": run.carried_copied + sum(shard.copied for shard in run.shards),
             "dead": run.carried_dead + sum(shard.dead for shard in run.shards),
             "gone": sum(shard.gone for shard in run.shards),
             "done_elsewhere": sum(shard.elsewhere for shard in run.shards),

@@ -57,12 +57,15 @@ from inference.sinks.postgres import PostgresSink
 from inference.sinks.statements import statement
 from inference.stores.s3 import S3Store
 from inference.types import (
+    CopiedPrediction,
     DeadLetter,
     DeadLetterFilter,
     DecodedImage,
     ImageRef,
     ListedObject,
+    ManifestChunk,
     ModelId,
+    ObjectContent,
     Outcome,
     RunRequest,
     Shard,
@@ -129,7 +132,7 @@ class PickyStore:
                 for found in page
             ]
 
-    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
         if ref.key in self.model.denied:
             raise ObjectAccessDeniedError("the object store refuses this object")
         return self.store.fetch(ref, max_bytes=max_bytes)
@@ -159,6 +162,8 @@ class Stand:
     sink: PostgresSink
     other: PostgresSink
     """A second worker's connection."""
+    computing: PostgresSink
+    """Copies no labels: what the loop copies depends on how far it has got with its writing."""
     connection: psycopg.Connection[dict[str, Any]]
     examples: int = 0
     """Examples begun so far."""
@@ -195,6 +200,15 @@ class Live:
     def go_on(self, steps: int) -> None:
         for _ in zip(range(steps), self.steps, strict=False):
             pass
+
+
+class Todo(NamedTuple):
+    """A ref that is left to do, as both sides have it."""
+
+    given: ImageRef | CopiedPrediction
+    ref: Ref
+    known: int | None
+    """The label that is copied."""
 
 
 class LedgerStates(RuleBasedStateMachine):
@@ -509,35 +523,46 @@ class LedgerStates(RuleBasedStateMachine):
             yield
         self.send(live, partial(self.finish, live))
 
-    def chunks(self, live: Live, chunks: Iterator[Any]) -> Iterator[tuple[list[tuple[ImageRef, Ref]], int]]:
+    def chunks(self, live: Live, chunks: Iterator[ManifestChunk]) -> Iterator[tuple[list[Todo], int]]:
         """Read the manifest of a shard by both sides and compare."""
         whole = live.attempt.shard.refs
         for start in range(0, len(whole), CHUNK):
             chunk = next(chunks)
             todo, elsewhere = self.model.left(live.attempt, whole[start : start + CHUNK])
-            found = [Ref(Image(ref.key, ref.etag), ref.prior_attempts) for ref in chunk.refs]
-            assert (found, chunk.done_elsewhere) == (list(todo), elsewhere)
-            yield list(zip(chunk.refs, todo, strict=True)), elsewhere
+            known = {ref: number for ref in todo if (number := self.model.known(live.attempt, ref)) is not None}
+            assert chunk.done_elsewhere == elsewhere
+            assert [seen(ref) for ref in chunk.refs] == [ref for ref in todo if ref not in known]
+            assert {seen(copy.ref): copy.label.name for copy in chunk.copies} == {
+                ref: label(live.attempt.model, number) for ref, number in known.items()
+            }
+            given = {seen(ref): ref for ref in chunk.refs} | {seen(copy.ref): copy for copy in chunk.copies}
+            yield [Todo(given[ref], ref, known.get(ref)) for ref in todo], elsewhere
         assert next(chunks, None) is None
 
-    def classify(self, live: Live, refs: list[tuple[ImageRef, Ref]]) -> tuple[list[Outcome], list[Result]]:
-        """Fetch, decode and predict some refs."""
+    def classify(self, live: Live, todo: list[Todo]) -> tuple[list[Outcome], list[Result]]:
+        """Fetch, decode and predict some refs, but for those whose label is copied."""
         handle = self.handles[live.shard.model.name]
-        results = [self.model.classify(ref) for _, ref in refs]
+        results = [
+            self.model.classify(ref) if known is None else Result(ref, known, is_copied=True) for _, ref, known in todo
+        ]
+        copies: list[Outcome] = []
         images: list[DecodedImage] = []
         dead: list[DeadLetter] = []
-        for ref, _ in refs:
+        for ref, _, _ in todo:
+            if isinstance(ref, CopiedPrediction):
+                copies.append(ref)
+                continue
             stage = Stage.FETCH
             try:
                 fetched = fetch_image(ref, self.store, max_bytes=10_000)
                 stage = Stage.DECODE
                 pixels = decode_image(fetched.data, handle.preprocessing)
-                images.append(DecodedImage(ref, pixels, fetched.content_sha256))
+                images.append(DecodedImage(ref, pixels, fetched.content))
             except ImageGoneError:
                 pass
             except ImageError as error:
                 dead.append(DeadLetter(ref, stage, error.code, str(error), error.is_retryable))
-        return [*predict_batch(images, handle), *dead], results
+        return [*predict_batch(images, handle), *copies, *dead], results
 
     def record(self, live: Live, batch: int, outcomes: list[Outcome], results: list[Result], elsewhere: int) -> None:
         def model() -> None:
@@ -599,7 +624,7 @@ class LedgerStates(RuleBasedStateMachine):
         runner = ShardRunner(
             store=self.store,
             handle=handle,
-            sink=self.stand.sink,
+            sink=self.stand.computing,
             clock=SystemClock(),
             batch_size=BATCH,
             fetch_threads=2,
@@ -654,7 +679,7 @@ class LedgerStates(RuleBasedStateMachine):
     def the_ledger_is_the_models(self) -> None:
         numbers = {run_id: number for number, run_id in self.run_ids.items()}
         rows = self.stand.rows(
-            "SELECT i.object_key, i.etag, m.name, o.label, o.error_code, o.attempts, o.run_id, "
+            "SELECT i.object_key, i.etag, m.name, o.label, o.error_code, o.attempts, o.run_id, o.is_copied, "
             "CASE WHEN o.retry_after IS NULL THEN 'never' "
             "WHEN o.retry_after > now() THEN 'later' ELSE 'now' END AS retry "
             "FROM nightlabel.outcome o LEFT JOIN nightlabel.image i USING (image_id) "
@@ -663,13 +688,14 @@ class LedgerStates(RuleBasedStateMachine):
         found = {
             (Image(row["object_key"], row["etag"]), row["name"]): (
                 row["label"], row["error_code"], row["attempts"], row["retry"], numbers[row["run_id"]],
+                row["is_copied"],
             )
             for row in rows
         }  # fmt: skip
         assert len(found) == len(rows)
         assert found == {
             (image, model): (
-                None if o.label is None else label(model, o.label), o.code, o.attempts, o.retry, o.run,
+                None if o.label is None else label(model, o.label), o.code, o.attempts, o.retry, o.run, o.is_copied,
             )
             for (image, model), o in self.model.ledger.items()
         }  # fmt: skip
@@ -714,7 +740,7 @@ class LedgerStates(RuleBasedStateMachine):
             "JOIN nightlabel.run r USING (run_id) ORDER BY shard_number"
         ):
             if row["is_present"]:
-                counts = (row[name] for name in ("images", "labelled", "dead", "gone", "done_elsewhere"))
+                counts = (row[name] for name in ("images", "labelled", "copied", "dead", "gone", "done_elsewhere"))
                 found[row["run_id"]].append((row["state"], row["attempt"], *counts))
             else:
                 assert row["state"] == "superseded"
@@ -723,9 +749,13 @@ class LedgerStates(RuleBasedStateMachine):
             run = self.model.runs[number]
             assert void[run_id] == len(run.former)
             assert found[run_id] == [
-                (shard.state, shard.newest, len(shard.refs), shard.labelled, shard.dead, shard.gone, shard.elsewhere)
-                for shard in run.shards
+                (s.state, s.newest, len(s.refs), s.labelled, s.copied, s.dead, s.gone, s.elsewhere) for s in run.shards
             ]
+
+
+def seen(ref: ImageRef) -> Ref:
+    """What the model calls a ref."""
+    return Ref(Image(ref.key, ref.etag), ref.prior_attempts)
 
 
 def must_raise(kind: type[Exception], action: Callable[[], object]) -> None:
@@ -772,6 +802,7 @@ def stand(
     with (
         PostgresSink(settings) as sink,
         PostgresSink(settings) as other,
+        PostgresSink(settings.model_copy(update={"copy_labels": False})) as computing,
         psycopg.connect(database, autocommit=True, row_factory=dict_row, options="-c timezone=UTC") as connection,
     ):
         with sink.asking() as asking:
@@ -783,7 +814,7 @@ def stand(
             secret_access_key=bucket.environment["AWS_SECRET_ACCESS_KEY"],
             region_name="us-east-1",
         )
-        made = Stand(bucket, store, sink, other, connection)
+        made = Stand(bucket, store, sink, other, computing, connection)
         yield made
         made.empty_bucket()
 
@@ -840,9 +871,19 @@ DEFECTS = {
     ),
     "a claim does not count anew": Defect(
         "recount_shard",
-        "SET labelled = total.labelled, copied = 0, dead = total.dead, gone = 0, done_elsewhere = total.done_elsewhere",
-        "SET copied = 0",
+        "SET labelled = total.labelled, copied = total.copied, dead = total.dead,\n"
+        "        gone = 0, done_elsewhere = total.done_elsewhere",
+        "SET copied = total.copied",
     ),
+    "a claim forgets which labels were copied": Defect("recount_shard", "copied = total.copied", "copied = 0"),
+    "a new plan forgets which labels its run copied": Defect(
+        "count_carried", "count(*) FILTER (WHERE o.is_copied)", "0::bigint"
+    ),
+    "copied labels are counted as computed": Defect("record_batch", "s.copied + counted.copied", "s.copied"),
+    "labels are copied from another model": Defect(
+        "find_copies", "o.model_id = %(model_id)s", "(o.model_id = %(model_id)s OR true)"
+    ),
+    "labels are copied from bytes that nobody has read": Defect("find_copies", "AND i.is_etag_md5 ", ""),
     "what was gone is counted by each attempt": Defect("recount_shard", "gone = 0, ", ""),
     "a claim takes what others recorded for its own": Defect(
         "recount_shard", "o.run_id = %(run_id)s AND o.label IS NOT NULL", "o.label IS NOT NULL"

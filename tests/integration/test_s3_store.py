@@ -245,7 +245,7 @@ def test_a_burst_of_503_is_waited_out():
         store = store_at(server.url, attempts=2)
 
         assert [entry.key for page in store.list_pages("photos", "") for entry in page] == ["a.jpg"]
-        assert store.fetch(REF, max_bytes=MIB) == b"x"
+        assert store.fetch(REF, max_bytes=MIB).data == b"x"
 
 
 def test_patience_has_an_end():
@@ -268,7 +268,7 @@ def test_patience_has_an_end():
 )
 def test_a_body_that_does_not_come_whole_is_asked_for_again_and_never_taken(bad):
     with faulty_store(bad, content(b"x" * 100)) as server:
-        assert store_at(server.url, attempts=2, read_timeout_s=0.3).fetch(REF, max_bytes=MIB) == b"x" * 100
+        assert store_at(server.url, attempts=2, read_timeout_s=0.3).fetch(REF, max_bytes=MIB).data == b"x" * 100
 
     with faulty_store(bad) as server:
         failure = fetch_error(store_at(server.url, attempts=2, read_timeout_s=0.3))

@@ -29,7 +29,18 @@ from inference.errors import (
 )
 from inference.memory import Budget, Memory
 from inference.runner import ShardRunner
-from inference.types import ImageRef, Outcome, PixelBatch, Pixels, Plan, RunRequest, Scores, Shard, ShardStats
+from inference.types import (
+    ImageRef,
+    ObjectContent,
+    Outcome,
+    PixelBatch,
+    Pixels,
+    Plan,
+    RunRequest,
+    Scores,
+    Shard,
+    ShardStats,
+)
 from inference.wiring import SystemClock
 from tests.fakes import FakeHandle, FakeStore
 from tests.ledger import Ledger, Pages
@@ -121,7 +132,7 @@ class FailingStore(FakeStore):
 
     left = 10
 
-    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
         self.left -= 1
         if self.left < 0:
             raise StoreUnavailableError("the store went away")
@@ -149,7 +160,7 @@ class PickyStore(FakeStore):
 
     picky: frozenset[str] = frozenset()
 
-    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
         if ref.key in self.picky:
             raise StoreUnavailableError("the store answered 500")
         return super().fetch(ref, max_bytes=max_bytes)
@@ -466,7 +477,7 @@ def test_what_may_be_in_flight_is_noted_before_the_first_image_is_fetched(ledger
     noted: list[int] = []
 
     class Looking(FakeStore):
-        def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+        def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
             noted.append(ledger.rows("SELECT in_flight FROM nightlabel.shard")[0]["in_flight"])
             return super().fetch(ref, max_bytes=max_bytes)
 
@@ -558,7 +569,7 @@ class Forgetful(FakeStore):
 
     forgets: set[str]
 
-    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
         body = super().fetch(ref, max_bytes=max_bytes)
         if ref.key in self.forgets:
             self.forgets.discard(ref.key)

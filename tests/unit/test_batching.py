@@ -5,14 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference.batching import MAX_HELD_BACK, batches
+from inference.batching import MAX_COPIES, MAX_HELD_BACK, batches
 from inference.errors import SettingsError
-from inference.types import DeadLetter, DecodedImage, DoneElsewhere, Gone, ImageRef, Stage
+from inference.types import (
+    ContentDigest,
+    CopiedPrediction,
+    DeadLetter,
+    DecodedImage,
+    DoneElsewhere,
+    Gone,
+    ImageRef,
+    Label,
+    Stage,
+)
 
 
 def decoded(number: int) -> DecodedImage:
     ref = ImageRef("photos", f"{number}.jpg", "e", 1)
-    return DecodedImage(ref, np.full((2, 3, 3), number, np.uint8), bytes(32))
+    return DecodedImage(ref, np.full((2, 3, 3), number, np.uint8), ContentDigest(bytes(32)))
 
 
 @pytest.mark.parametrize(("images", "sizes"), [(0, []), (1, [1]), (4, [4]), (5, [4, 1]), (9, [4, 4, 1])])
@@ -56,3 +66,12 @@ def test_many_dead_letters_do_not_wait_for_a_good_image():
 
 def test_images_that_were_settled_elsewhere_are_counted_without_any_other():
     assert [batch.done_elsewhere for batch in batches([DoneElsewhere(5)], 8)] == [5]
+
+
+def test_copies_travel_with_the_images_around_them_and_fill_batches_of_their_own():
+    copy = CopiedPrediction(ImageRef("photos", "x", "e", 1), Label("cat", "n1"), 0.9, ("cat",), (0.9,), "litert")
+
+    made = list(batches([copy, decoded(0), copy, decoded(1), *[copy] * (MAX_COPIES + 3)], 2))
+
+    assert [(len(batch.images), len(batch.copies)) for batch in made] == [(2, 2), (0, MAX_COPIES), (0, 3)]
+    assert sum(batch.refs for batch in made) == MAX_COPIES + 7

@@ -53,8 +53,8 @@ def test_the_readme_has_the_defaults_that_hold():
         if field.default_factory is None and field.default is not None
     }
 
-    assert {name: documented[name] for name in fixed} == {
-        name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in fixed.items()
+    assert {name: documented[name].lower() for name in fixed} == {
+        name: f"{value:g}" if isinstance(value, float) else str(value).lower() for name, value in fixed.items()
     }
 
 

@@ -25,7 +25,7 @@ def test_an_image_comes_with_its_bytes_and_their_hash():
     fetched = fetch_image(store.ref("a.jpg"), store, max_bytes=6)
 
     assert (fetched.ref, fetched.data) == (store.ref("a.jpg"), b"pixels")
-    assert fetched.content_sha256 == hashlib.sha256(b"pixels").digest()
+    assert fetched.content.sha256 == hashlib.sha256(b"pixels").digest()
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from inference.isolation import IsolatedDecoders
 from inference.memory import Budget
 from inference.types import Preprocessing
 from local_stack.processes import wait_until
-from tests.data.make_images import IMAGES, jpeg, picture
+from tests.data.make_images import IMAGES, jpeg, picture, saved
 from tests.e2e.loaded import children, command_line
 from tests.faults.poisoned.sitecustomize import ABORT, HANG
 
@@ -210,7 +210,7 @@ def test_memory_is_asked_for_and_held_while_the_image_is_decoded():
         apart.decode(PHOTO)
         with pytest.raises(ImageError):
             apart.decode(b"no image")
-        large = jpeg(picture(4_000, 3_000))
+        large = saved(picture(4_000, 3_000), "PNG")
         apart.decode(large)
     [first, _, second, last] = held
     assert [what for what, _ in held] == ["take", "give", "take", "give"], "what is no image needs none"
@@ -225,7 +225,7 @@ def test_an_image_that_gets_no_memory_is_refused_and_its_process_goes_on():
         [before] = of_this_process()
         for _ in range(3):
             with pytest.raises(DecoderOutOfMemoryError, match=r"^decoding the image takes about"):
-                apart.decode(jpeg(picture(2_000, 1_500)))
+                apart.decode(saved(picture(2_000, 1_500), "PNG"))
             assert apart.decode(PHOTO).shape == (12, 10, 3)
         assert of_this_process() == {before}
 

@@ -7,7 +7,17 @@ import pytest
 
 from inference.errors import ModelExecutionError
 from inference.predicting import predict_batch
-from inference.types import DecodedImage, ImageRef, Label, LabelMap, ModelId, PixelBatch, Preprocessing, Scores
+from inference.types import (
+    ContentDigest,
+    DecodedImage,
+    ImageRef,
+    Label,
+    LabelMap,
+    ModelId,
+    PixelBatch,
+    Preprocessing,
+    Scores,
+)
 
 LABELS = (Label("crane", "n1"), Label("dog", "n2"), Label("crane", "n3"), Label("cow", "n4"))
 
@@ -45,7 +55,7 @@ class AnsweringHandle(ByRedHandle):
 def image(key: str, red: int = 0, side: int = 2) -> DecodedImage:
     pixels = np.zeros((side, side, 3), np.uint8)
     pixels[0, 0, 0] = red
-    return DecodedImage(ImageRef("photos", key, "e", 1), pixels, key.encode().ljust(32))
+    return DecodedImage(ImageRef("photos", key, "e", 1), pixels, ContentDigest(key.encode().ljust(32)))
 
 
 def test_every_image_gets_the_label_of_its_own_row() -> None:
@@ -53,7 +63,7 @@ def test_every_image_gets_the_label_of_its_own_row() -> None:
 
     predictions = predict_batch(images, ByRedHandle(), top_k=1)
 
-    assert [(p.ref.key, p.label, round(p.score, 6), p.content_sha256) for p in predictions] == [
+    assert [(p.ref.key, p.label, round(p.score, 6), p.content.sha256) for p in predictions] == [
         ("a", LABELS[1], 0.7, b"a".ljust(32)),
         ("b", LABELS[3], 0.7, b"b".ljust(32)),
         ("c", LABELS[0], 0.7, b"c".ljust(32)),

@@ -1,0 +1,11 @@
+"""Labels that are copied for equal bytes."""
+
+from inference.sinks.migrating import run_file
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    """Run the SQL file of this revision."""
+    run_file(revision)
