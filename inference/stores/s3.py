@@ -42,6 +42,7 @@ from inference.errors import (
     StoreCredentialsError,
     StoreUnavailableError,
 )
+from inference.stores.pages import listed_objects, read_fast
 from inference.stores.quick_reads import QuickReads
 from inference.types import ImageRef, ListedObject, ObjectContent, clean_etag, may_be_md5
 
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import (
         GetObjectOutputTypeDef,
         GetObjectRequestTypeDef,
-        ListObjectsV2OutputTypeDef,
         ListObjectsV2RequestTypeDef,
     )
 
@@ -362,7 +362,7 @@ class S3Store:
         """Return one page and the token of the next one; None after the last."""
         try:
             answer = _bounded(lambda: client.list_objects_v2(**request), self._fetch_timeout_s)
-            page = _listed(bucket, answer)
+            page = listed_objects(bucket, answer)
             return page, answer.get("NextContinuationToken", "") if answer["IsTruncated"] else None
         except TimeoutError as error:
             raise StoreUnavailableError(
@@ -441,6 +441,7 @@ class S3Store:
                 # Other stores are rarely reachable under a host name for each bucket.
                 by_path = self._config.merge(Config(s3={"addressing_style": "path"}))
                 client = session.client("s3", config=by_path, **arguments)
+            read_fast(client)
             return _Connection(client, session, self._quick_reads(client, session))
         except _NO_CREDENTIALS as error:
             raise self._no_credentials(error) from error
@@ -673,19 +674,6 @@ def _expire(session: boto3.Session) -> None:
 
 def _keys(credentials: Any) -> object:  # noqa: ANN401 - botocore's, or None
     return credentials and credentials.get_frozen_credentials()
-
-
-def _listed(bucket: str, answer: ListObjectsV2OutputTypeDef) -> list[ListedObject]:
-    return [
-        ListedObject(
-            bucket=bucket,
-            key=entry["Key"],
-            etag=clean_etag(entry.get("ETag", "")),
-            size_bytes=entry["Size"],
-            last_modified=entry["LastModified"].astimezone(UTC),
-        )
-        for entry in answer.get("Contents", ())
-    ]
 
 
 def _read(answer: GetObjectOutputTypeDef, ref: ImageRef, max_bytes: int) -> bytes:
