@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     fetch_threads: Count = 8
     """Threads that fetch from the store, and connections to it; each goes on to decode what it fetched."""
 
+    list_threads: Count = 8
+    """Pages of a large listing that are asked for at a time; 1 reads one page after the other (docs/tuning.md)."""
+
     decode_threads: Count = Field(default_factory=available_cores)
     """How many of these may decode at a time; the default is every core of this process."""
 

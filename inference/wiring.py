@@ -65,7 +65,8 @@ def open_store(settings: Settings, *, session: boto3.Session | None = None, endp
         connect_timeout_s=settings.store_connect_timeout_s,
         read_timeout_s=settings.store_read_timeout_s,
         fetch_timeout_s=settings.fetch_timeout_s,
-        connections=settings.fetch_threads,
+        connections=max(settings.fetch_threads, settings.list_threads),
+        list_threads=settings.list_threads,
     )
 
 

@@ -44,6 +44,7 @@ from inference.errors import (
 )
 from inference.stores.pages import listed_objects, read_fast
 from inference.stores.quick_reads import QuickReads
+from inference.stores.ranges import Page, list_in_ranges
 from inference.types import ImageRef, ListedObject, ObjectContent, clean_etag, may_be_md5
 
 if TYPE_CHECKING:
@@ -117,8 +118,6 @@ _NO_CREDENTIALS: Final = (
 
 _SHORTEST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 4.0
-_SAME_PAGE_AT_MOST: Final = 3
-_EMPTY_PAGES_AT_MOST: Final = 1_000
 _SMALL_BYTES: Final = 1024 * 1024
 """Largest object that is read once more to learn whether the store answers."""
 _CONTROL_S: Final = 30.0
@@ -163,6 +162,7 @@ class S3Store:
             then is cut off, however regularly bytes come; between two of them, and before the first of an answer, it
             waits ``read_timeout_s``.
         attempts: Requests for the same thing, the first included.
+        list_threads: Pages of a listing that are asked for at a time.
     """
 
     def __init__(
@@ -180,6 +180,7 @@ class S3Store:
         read_timeout_s: float = 30.0,
         fetch_timeout_s: float = 120.0,
         attempts: int = 6,
+        list_threads: int = 8,
     ) -> None:
         self._session = session
         self._profile_name = profile_name
@@ -202,6 +203,7 @@ class S3Store:
         )
         self._fetch_timeout_s = fetch_timeout_s
         self._attempts = attempts
+        self._list_threads = list_threads
         self._lock = threading.Lock()
         self._opened: _Connection | None = None
         self._no_renewal_before = 0.0
@@ -212,26 +214,32 @@ class S3Store:
     def list_pages(self, bucket: str, prefix: str) -> Iterator[Sequence[ListedObject]]:
         """Yield every object whose key begins with the string ``prefix``, in pages of at most 1,000.
 
-        boto3 asks for keys in URL encoding, since XML cannot carry every key, and decodes them.
+        Keys are asked for in URL encoding, since XML cannot carry every key. After the first 2,000 keys up to
+        ``list_threads`` pages are asked for at a time, and come in any order; a key that changes meanwhile may come
+        twice. Memory is bounded by two pages for each thread.
 
         Raises:
             BucketMissingError, StoreCredentialsError, SettingsError: somebody has to change something.
             StoreUnavailableError: no answer, no listing for an answer, or a listing that does not advance.
         """
-        request: ListObjectsV2RequestTypeDef = {"Bucket": bucket, "Prefix": prefix}
-        course = _Course()
-        while True:
-            page, token = self._patiently(lambda client, _: self._list_page(client, bucket, request))
-            yield page
-            if token is None:
-                return
-            astray = course.leads_astray(page[0].key if page else None, token)
-            if astray:
-                raise StoreUnavailableError(
-                    f"the listing of the bucket {bucket!r} by {self._address} does not advance ({astray}); try again, "
-                    "and if it stays so, the store is faulty"
-                )
-            request["ContinuationToken"] = token
+
+        def ask(*, token: str | None = None, after: str | None = None, limit: int | None = None) -> Page:
+            request: ListObjectsV2RequestTypeDef = {"Bucket": bucket, "Prefix": prefix}
+            if token is not None:
+                request["ContinuationToken"] = token
+            if after is not None:
+                request["StartAfter"] = after
+            if limit is not None:
+                request["MaxKeys"] = limit
+            return self._patiently(lambda client, _: self._list_page(client, bucket, request))
+
+        def does_not_advance(why: str) -> Exception:
+            return StoreUnavailableError(
+                f"the listing of the bucket {bucket!r} by {self._address} does not advance ({why}); try again, "
+                "and if it stays so, the store is faulty"
+            )
+
+        return list_in_ranges(ask, prefix, threads=self._list_threads, does_not_advance=does_not_advance)
 
     def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
         """Return the object's bytes, whole, if it still is the version of ``ref``.
@@ -605,44 +613,6 @@ class _Watch:
                 reading.is_over = True
                 with suppress(Exception):  # it came to its end meanwhile
                     reading.stream.shutdown()
-
-
-class _Course:
-    """Where a listing has been, in memory that does not grow with the bucket.
-
-    A page that comes again at once does no harm. Pages that go round in a circle would never end: one of them is
-    remembered by its token and its first key, renewed at page 1, 2, 4, 8 …, which finds a circle of any length.
-    No order of keys is relied on.
-    """
-
-    def __init__(self) -> None:
-        self._pages = self._same = self._empty = 0
-        self._token = self._seen_token = ""
-        self._key: str | None = None
-        self._seen_key: str | None = None
-
-    def leads_astray(self, first_key: str | None, token: str) -> str | None:
-        """Note a page by its first key (None if it is empty) and the token of the next one; return what is wrong."""
-        if not token:
-            return f"page {self._pages + 1:,} leads to no next one"
-        if token == self._token or (first_key is not None and first_key == self._key):
-            self._same += 1
-            return f"the same page came {self._same + 1} times" if self._same >= _SAME_PAGE_AT_MOST else None
-        if token == self._seen_token or (first_key is not None and first_key == self._seen_key):
-            return f"page {self._pages + 1:,} leads in a circle, to a page already seen"
-
-        self._pages += 1
-        self._token = token
-        if first_key is None:
-            self._empty += 1
-            if self._empty > _EMPTY_PAGES_AT_MOST:
-                return f"{_EMPTY_PAGES_AT_MOST:,} empty pages came one after the other"
-        else:
-            self._empty = self._same = 0
-            self._key = first_key
-        if self._pages & (self._pages - 1) == 0:
-            self._seen_token, self._seen_key = token, self._key
-        return None
 
 
 def _bounded(work: Callable[[], T], timeout_s: float) -> T:
