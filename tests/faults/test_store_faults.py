@@ -711,7 +711,7 @@ def test_memory_stays_flat_over_a_long_listing(ledger: Ledger, proxy: StoreProxy
 
     planned = ledger.sink.plan_run(RunRequest(bucket="photos", prefix="in/", dry_run=True), Watched())
 
-    assert rule.injected == pages
+    assert pages <= rule.injected <= pages + 1  # once it is asked to start in the middle, which it does not know
     assert planned.discovered == planned.to_classify == 1_000 * pages
     assert max(held[5:]) - held[4] < 20, held
 

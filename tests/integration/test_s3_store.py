@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +27,7 @@ from inference.errors import (
     StoreCredentialsError,
     StoreUnavailableError,
 )
+from inference.stores import ranges
 from inference.stores.s3 import S3Store
 from inference.types import ImageRef
 from local_stack.processes import free_ports
@@ -82,6 +85,29 @@ def store_at(url: str, *, attempts: int = 1, read_timeout_s: float = 10.0, **mor
     )
 
 
+def in_ranges(case: Case, prefix: str = "", *, page_size: int = 7) -> Counter[str]:
+    """How often each key comes when small pages are asked for by ranges."""
+    store = case.store
+    assert isinstance(store, S3Store)
+
+    def ask(*, token: str | None = None, after: str | None = None, limit: int | None = None) -> ranges.Page:
+        what = {"Bucket": case.bucket.name, "Prefix": prefix, "MaxKeys": limit or page_size}
+        what |= {"ContinuationToken": token} if token else {}
+        what |= {"StartAfter": after} if after else {}
+        return store._patiently(lambda client, _: store._list_page(client, case.bucket.name, what))
+
+    pages = ranges.list_in_ranges(ask, prefix, threads=4, does_not_advance=StoreUnavailableError)
+    return Counter(entry.key for page in pages for entry in page)
+
+
+def spread(rng: random.Random, odd: Iterable[str]) -> list[str]:
+    """Keys of some folders whose names begin alike, which stores sort each in its own way."""
+    folders = ("in/", "in/2026/11/25/", "in-between/", "in", "in/a b/", "in/\N{CAT FACE}/")
+    return sorted(
+        {f"{rng.choice(folders)}{rng.choice('-+0a~')}{rng.randrange(10_000)}.jpg" for _ in range(250)} | {*odd}
+    )
+
+
 class TestSeaweedFS(ObjectStoreContract):
     keys = (*PLAIN_KEYS, "new\nline.jpg", "s/" * 511 + "jp")
 
@@ -100,6 +126,15 @@ class TestSeaweedFS(ObjectStoreContract):
 
         assert [len(page) for page in pages] == [1_000, 5]
         assert [key for page in pages for key in page] == names
+
+    @pytest.mark.parametrize("prefix", ["", "in/", "in-"])
+    def test_reading_by_ranges_loses_no_key(self, case: Case, prefix: str, seed: int, monkeypatch):
+        monkeypatch.setattr(ranges, "PLAIN_KEYS", 14)
+        names = spread(random.Random(seed), self.keys)  # noqa: S311 - keys, no secrets
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: case.bucket.put(name, b"x"), names))
+
+        assert set(in_ranges(case, prefix)) == {name for name in names if name.startswith(prefix)}
 
     @pytest.mark.parametrize("wrong", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
     def test_wrong_credentials_are_named(self, case: Case, bucket, monkeypatch, wrong):
@@ -162,6 +197,15 @@ class TestMoto(ObjectStoreContract):
         name = f"test-{abs(hash(request.node.nodeid))}"
         moto_client.create_bucket(Bucket=name)
         return Case(store_at(moto_client.meta.endpoint_url), RealBucket(moto_client, name))
+
+    @pytest.mark.parametrize("prefix", ["", "in/", "in-"])
+    def test_reading_by_ranges_gives_every_key_once(self, case: Case, prefix: str, seed: int, monkeypatch):
+        monkeypatch.setattr(ranges, "PLAIN_KEYS", 14)
+        names = spread(random.Random(seed), self.keys)  # noqa: S311 - keys, no secrets
+        for name in names:
+            case.bucket.put(name, b"x")
+
+        assert in_ranges(case, prefix) == Counter(name for name in names if name.startswith(prefix))
 
     def test_a_prefix_with_slashes_is_taken_literally(self, case: Case):
         for key in ("a//b.jpg", "a/b.jpg", "/a.jpg"):
