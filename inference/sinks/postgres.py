@@ -34,7 +34,6 @@ from inference.planning import (
     choose_device,
     decoder_version,
     images_to_plan,
-    is_storable,
     parse_model,
     shard_size,
 )
@@ -51,6 +50,7 @@ from inference.sinks.connecting import (
     our_errors,
     translated,
 )
+from inference.sinks.copying import BEGINNING, END, binary_rows
 from inference.sinks.statements import migrations, revision_of, statement
 from inference.types import (
     CopiedPrediction,
@@ -67,7 +67,6 @@ from inference.types import (
     Shard,
     ShardStats,
     StageSeconds,
-    image_id,
     may_be_md5,
 )
 from inference.writing import outcome_row
@@ -319,15 +318,12 @@ class PostgresSink:
 
     def _copy_listing(self, cursor: psycopg.Cursor[tuple[Any, ...]], listing: Listing) -> None:
         sql = "COPY listed (image_id, object_key, etag, size_bytes, last_modified) FROM STDIN (FORMAT BINARY)"
+        encoding = self._connection.info.encoding
         with cursor.copy(sql) as copy:
-            copy.set_types(["uuid", "text", "text", "int8", "timestamptz"])
+            copy.write(BEGINNING)
             for page in listing:
-                for found in page:
-                    if not is_storable(found.key):
-                        logger.warning("Left out the key %r: Postgres cannot store it as text", found.key)
-                        continue
-                    identity = image_id(found.bucket, found.key, found.etag)
-                    copy.write_row((identity, found.key, found.etag, found.size_bytes, found.last_modified))
+                copy.write(binary_rows(page, encoding=encoding))
+            copy.write(END)
 
     def _begin_run(
         self, cursor: psycopg.Cursor[tuple[Any, ...]], request: RunRequest, model_key: int, started_at: object

@@ -1,0 +1,1 @@
+"""A results database with millions of outcomes, made once."""
