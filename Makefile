@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # uv trusts what the system trusts, as pip does.
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: help setup run up down status test test-unit test-faults check fmt dags lock schema clean
+.PHONY: help setup run up down status test test-unit test-faults test-scale check fmt dags lock schema clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,6 +47,9 @@ test: setup ## everything that needs no GPU, browser or hour
 
 test-faults: setup ## kill, cut and starve it some hundred times, and check the books (half an hour; SEED=n repeats a run)
 	@$(BIN)/python -m pytest tests/faults --faults-full $(if $(SEED),--seed $(SEED))
+
+test-scale: setup ## list a million keys against ten million outcomes; check the counts and the memory, print the seconds (ten minutes, 10 GB)
+	@$(BIN)/python -m pytest tests/scale --scale
 
 test-unit: setup ## the tests that start no server
 	@$(BIN)/python -m pytest tests/unit tests/boundaries tests/api tests/dags tests/plugins

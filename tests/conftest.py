@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("nightlabel")
     group.addoption("--faults-full", action="store_true", help="hundreds of kills and outages instead of a few")
+    group.addoption("--scale", action="store_true", help="a million keys and ten million outcomes instead of a few")
     group.addoption("--seed", type=int, help="what all randomness comes from (default: another one each time)")
 
 
@@ -52,6 +53,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 def is_full(pytestconfig: pytest.Config) -> bool:
     """Whether the long form of a suite is wanted."""
     return bool(pytestconfig.getoption("--faults-full"))
+
+
+@pytest.fixture(scope="session")
+def is_scale(pytestconfig: pytest.Config) -> bool:
+    """Whether discovery is to be tried at full size."""
+    return bool(pytestconfig.getoption("--scale"))
 
 
 @pytest.fixture

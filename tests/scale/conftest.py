@@ -1,1 +1,0 @@
-"""A results database with millions of outcomes, made once."""
