@@ -84,6 +84,25 @@ def parse_model(model: str) -> ModelId | str:
     raise SettingsError(f"the model is {model!r}; give an alias such as production, or NAME@VERSION")
 
 
+def parse_address(name: str, address: str) -> tuple[str, str] | None:
+    """Return bucket and key of an address ``s3://bucket/key``; None for a path on this machine's disk.
+
+    Args:
+        name: Whose value it is, for the message.
+        address: What was given.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    scheme, mark, rest = address.partition("://")
+    if not mark and address:
+        return None
+    bucket, _, key = rest.partition("/")
+    if scheme != "s3" or not bucket or not key:
+        raise SettingsError(f"{name} is {address!r}; give an object as s3://bucket/key, or the path of a file")
+    return bucket, key
+
+
 def parse_time(name: str, text: str) -> datetime:
     """Return a moment that somebody wrote down; without an offset it is UTC.
 
@@ -129,7 +148,33 @@ def check_request(request: RunRequest) -> None:
             raise SettingsError(f"{name} is {text!r}; it has to be text in UTF-8, without a NUL")
     if request.dead_letters is not None:
         _check_dead_letters(request.dead_letters)
+    _check_source(request)
     parse_model(request.model)
+
+
+def _check_source(request: RunRequest) -> None:
+    sources = {"manifest": request.manifest, "inventory": request.inventory}
+    given = {name: address for name, address in sources.items() if address is not None}
+    if len(given) > 1:
+        raise SettingsError("both a manifest and an inventory are given; a run takes its objects from one of them")
+    for name, address in given.items():
+        if request.dead_letters is not None:
+            raise SettingsError(
+                f"dead letters are tried again, and a run of these takes no {name}; leave out {address!r}"
+            )
+        if not is_storable(address):
+            raise SettingsError(f"{name} is {address!r}; it has to be text in UTF-8, without a NUL")
+        place = parse_address(name, address)
+        if place is None and name == "inventory":
+            raise SettingsError(
+                f"inventory is {address!r}; give the manifest.json of a report in its bucket, as "
+                "s3://bucket/…/manifest.json"
+            )
+        if place is None and request.airflow_run_id is not None:
+            raise SettingsError(
+                f"manifest is {address!r}, which a worker would look for on its own disk; put it into a bucket and "
+                "give it as s3://bucket/key"
+            )
 
 
 def _check_dead_letters(chosen: DeadLetterFilter) -> None:

@@ -75,6 +75,8 @@ class ListedObject:
     size_bytes: int
     last_modified: datetime
     """Aware, UTC."""
+    seen_at: datetime | None = None
+    """Aware; when the key is known to have held this, where that is not when the listing began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,10 +344,19 @@ class RunRequest:
     dry_run: bool = False
     dead_letters: DeadLetterFilter | None = None
     """With a filter the run lists no bucket: it tries the open dead letters that match again."""
+    manifest: str | None = None
+    """With the address of a manifest the run lists no bucket: it takes the objects that the manifest names."""
+    inventory: str | None = None
+    """With the address of an S3 Inventory report's ``manifest.json`` the run takes the objects that it shows."""
     dag_id: str = "cli"
     airflow_run_id: str | None = None
     plan_attempt: int = 0
     """Fencing token of discovery: a plan of an older try than the one that planned the run last is refused."""
+
+    @property
+    def is_by_listing(self) -> bool:
+        """Whether the bucket is listed, so that a key under the prefix that does not come is known to be gone."""
+        return self.dead_letters is None and self.manifest is None and self.inventory is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,15 @@ _POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _HEAD: Final = struct.Struct(">hi16si").pack
 _BETWEEN: Final = struct.Struct(">i").pack
 _TAIL: Final = struct.Struct(">iqiq").pack
-_COLUMNS: Final = 5
+_TIME: Final = struct.Struct(">iq").pack
+_NULL: Final = struct.pack(">i", -1)
+_COLUMNS: Final = 6
 
 
 def binary_rows(page: Sequence[ListedObject], *, encoding: str = "utf-8") -> bytes:
-    """Return the rows (image_id, object_key, etag, size_bytes, last_modified) of a page.
+    """Return the rows (image_id, object_key, etag, size_bytes, last_modified, seen_at) of a page.
 
-    The columns are of the types uuid, text, text, bigint and timestamptz. A key that Postgres cannot store as text is
+    The columns are of the types uuid, text, text, bigint, timestamptz and timestamptz. A key that Postgres cannot store as text is
     left out, and logged.
 
     Args:
@@ -54,9 +56,15 @@ def _rows(page: Sequence[ListedObject], encoding: str) -> Iterator[bytes]:
         text = found.etag.encode(encoding)
         if not is_utf8:
             key = found.key.encode(encoding)
-        since = found.last_modified - _POSTGRES_EPOCH
         yield _HEAD(_COLUMNS, 16, identity[:16], len(key))
         yield key
         yield _BETWEEN(len(text))
         yield text
-        yield _TAIL(8, found.size_bytes, 8, (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+        yield _TAIL(8, found.size_bytes, 8, _microseconds(found.last_modified))
+        yield _NULL if found.seen_at is None else _TIME(8, _microseconds(found.seen_at))
+
+
+def _microseconds(moment: datetime) -> int:
+    """Return a moment as Postgres counts it."""
+    since = moment - _POSTGRES_EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

@@ -165,13 +165,14 @@ class PostgresSink:
     def plan_run(self, request: RunRequest, listing: Listing | None) -> Plan:
         """Compare what there is with the ledger and store the shards of what is left, in one transaction.
 
-        What there is: a complete listing, or the open dead letters that the request chooses. Memory is bounded by a
-        page of the listing. With ``dry_run`` the transaction is rolled back.
+        What there is: a complete listing, what a manifest or an inventory shows, or the open dead letters that the
+        request chooses. Only a complete listing shows that something is gone. Memory is bounded by a page of the
+        listing. With ``dry_run`` the transaction is rolled back.
 
         Args:
             request: What to do.
-            listing: Every object under the prefix, page by page; read to its end before anything is decided. None for
-                a request with ``dead_letters``.
+            listing: Every object under the prefix, or of the request's manifest or inventory, page by page; read to
+                its end before anything is decided. None for a request with ``dead_letters``.
 
         Raises:
             SettingsError: the request cannot mean anything.
@@ -224,7 +225,7 @@ class PostgresSink:
         settled_by = self._settled_by(request, model_key)
         what = {"bucket": request.bucket, "prefix": request.prefix, "listed_at": listed_at, "model_id": model_key}
         if listing is not None:
-            self._note_listing(cursor, what)
+            self._note_listing(cursor, what, is_complete=request.is_by_listing)
         else:
             self._find_dead_letters(cursor, request, what, settled_by)
 
@@ -279,11 +280,16 @@ class PostgresSink:
             list_s=list_s,
         )
 
-    def _note_listing(self, cursor: psycopg.Cursor[tuple[Any, ...]], what: dict[str, Any]) -> None:
-        """Note which versions the listing shows and what each key holds now."""
+    def _note_listing(
+        self, cursor: psycopg.Cursor[tuple[Any, ...]], what: dict[str, Any], *, is_complete: bool
+    ) -> None:
+        """Note which versions the listing, a manifest or an inventory shows, and what each key holds now."""
         cursor.execute(statement("drop_repeated_keys"))
         cursor.execute("ANALYZE listed")
         cursor.execute(statement("note_images"), what)
+        if not is_complete:
+            cursor.execute(statement("note_shown"), what)
+            return
         cursor.execute(statement("note_listing"), what)
         cursor.execute(statement("note_objects"), what)
         cursor.execute(statement("note_vanished"), what)
@@ -317,7 +323,7 @@ class PostgresSink:
         return None if row is None else cast("UUID", row[0])
 
     def _copy_listing(self, cursor: psycopg.Cursor[tuple[Any, ...]], listing: Listing) -> None:
-        sql = "COPY listed (image_id, object_key, etag, size_bytes, last_modified) FROM STDIN (FORMAT BINARY)"
+        sql = "COPY listed (image_id, object_key, etag, size_bytes, last_modified, seen_at) FROM STDIN (FORMAT BINARY)"
         encoding = self._connection.info.encoding
         with cursor.copy(sql) as copy:
             copy.write(BEGINNING)
@@ -342,6 +348,10 @@ class PostgresSink:
         if request.dead_letters is not None:
             chosen = asdict(request.dead_letters)
             parameters["dead_letters"] = {name: _as_json(value) for name, value in chosen.items()}
+        if request.manifest is not None:
+            parameters["manifest"] = request.manifest
+        if request.inventory is not None:
+            parameters["inventory"] = request.inventory
         row = cursor.execute(
             statement("begin_run"),
             {

@@ -4,7 +4,8 @@ CREATE TEMPORARY TABLE listed (
     object_key     text        NOT NULL COLLATE "C",
     etag           text        NOT NULL,
     size_bytes     bigint      NOT NULL,
-    last_modified  timestamptz NOT NULL
+    last_modified  timestamptz NOT NULL,
+    seen_at        timestamptz
 ) ON COMMIT DROP;
 CREATE TEMPORARY TABLE pending (
     position        bigint  NOT NULL,

@@ -1,5 +1,6 @@
 -- Note what each key holds now, where it is not what was noted last; nothing is written, or locked, for the others.
--- What a newer listing has looked at meanwhile, under whatever prefix, stays as that one saw it.
+-- What a newer listing has looked at meanwhile, under whatever prefix, stays as that one saw it; so does what a newer
+-- manifest or inventory has shown.
 WITH newer AS MATERIALIZED (
     SELECT prefix FROM nightlabel.listing WHERE bucket = %(bucket)s AND listed_at > %(listed_at)s
 )
@@ -13,6 +14,7 @@ WHERE (
         OR o.last_modified <> l.last_modified
         OR o.gone_at IS NOT NULL
     )
+    AND (o.changed_at IS NULL OR o.changed_at <= %(listed_at)s)
     AND NOT EXISTS (SELECT FROM newer WHERE l.object_key ^@ newer.prefix)
 ORDER BY l.object_key
 ON CONFLICT (bucket, object_key) DO UPDATE

@@ -14,7 +14,7 @@ from inference.types import ListedObject, image_id
 NOON = datetime(2026, 11, 1, 12, 30, 1, 250_000, tzinfo=UTC)
 
 
-def rows_of(data: bytes) -> list[tuple[bytes, ...]]:
+def rows_of(data: bytes) -> list[tuple[bytes | None, ...]]:
     """The values of each row."""
     rows, place = [], 0
     while place < len(data):
@@ -23,8 +23,8 @@ def rows_of(data: bytes) -> list[tuple[bytes, ...]]:
         row = []
         for _ in range(columns):
             [length] = struct.unpack_from(">i", data, place)
-            row.append(data[place + 4 : place + 4 + length])
-            place += 4 + length
+            row.append(None if length < 0 else data[place + 4 : place + 4 + length])
+            place += 4 + max(length, 0)
         rows.append(tuple(row))
     return rows
 
@@ -39,6 +39,16 @@ def test_a_row_has_identity_key_etag_size_and_time(key: str):
     assert row[1:3] == (key.encode(), b"9b2c")
     size, micros = struct.unpack(">qq", row[3] + row[4])
     assert (size, datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)) == (2**40, NOON)
+    assert row[5] is None
+
+
+def test_when_a_key_was_seen_is_told_where_it_is_known():
+    found = ListedObject("photos", "a", "e", 1, NOON, seen_at=NOON + timedelta(hours=1))
+
+    [row] = rows_of(binary_rows([found]))
+
+    [micros] = struct.unpack(">q", row[5])
+    assert datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros) == NOON + timedelta(hours=1)
 
 
 @pytest.mark.parametrize(

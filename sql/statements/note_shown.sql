@@ -1,0 +1,25 @@
+-- Note what a manifest or an inventory shows, each row as of when the key is known to have held it: a row changes what
+-- is noted of its key only if nobody has looked later, neither a listing that covers the key nor what noted it last.
+-- Nothing is taken for gone, since a key that is not shown may well exist.
+WITH shown AS (
+    SELECT object_key, image_id, last_modified, least(coalesce(seen_at, %(listed_at)s), %(listed_at)s) AS seen_at
+    FROM listed
+), newer AS MATERIALIZED (
+    SELECT prefix, listed_at
+    FROM nightlabel.listing
+    WHERE bucket = %(bucket)s AND listed_at > (SELECT min(seen_at) FROM shown)
+)
+INSERT INTO nightlabel.object (bucket, object_key, image_id, last_modified, changed_at)
+SELECT %(bucket)s, s.object_key, s.image_id, s.last_modified, s.seen_at
+FROM shown AS s
+LEFT JOIN nightlabel.object AS o ON o.bucket = %(bucket)s AND o.object_key = s.object_key
+WHERE (
+        o.object_key IS NULL
+        OR (o.image_id <> s.image_id OR o.last_modified <> s.last_modified OR o.gone_at IS NOT NULL)
+        AND greatest(o.changed_at, o.gone_at) < s.seen_at
+    )
+    AND NOT EXISTS (SELECT FROM newer WHERE s.object_key ^@ newer.prefix AND newer.listed_at > s.seen_at)
+ORDER BY s.object_key
+ON CONFLICT (bucket, object_key) DO UPDATE
+SET image_id = excluded.image_id, last_modified = excluded.last_modified, changed_at = excluded.changed_at,
+    gone_at = NULL;
