@@ -159,6 +159,12 @@ class SettingsError(ConfigurationError):
     code = "bad_setting"
 
 
+class ManifestError(ConfigurationError):
+    """A manifest or an inventory report is missing, damaged or not what it should be; nothing was planned."""
+
+    code = "bad_manifest"
+
+
 class BucketMissingError(ConfigurationError):
     """The bucket does not exist."""
 

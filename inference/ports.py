@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from io import BufferedReader
 from types import TracebackType
 from typing import Protocol
 from uuid import UUID
@@ -29,8 +30,8 @@ from inference.types import (
 )
 
 
-class ObjectStore(Protocol):
-    """Reads objects; never writes. Safe to share between threads."""
+class ObjectSource(Protocol):
+    """Shows objects: a store, a manifest or an inventory report."""
 
     def list_pages(self, bucket: str, prefix: str) -> Iterator[Sequence[ListedObject]]:
         """Yield every object whose key begins with ``prefix``, page by page, memory bounded by a page.
@@ -42,8 +43,13 @@ class ObjectStore(Protocol):
             BucketMissingError: no such bucket.
             StoreCredentialsError: the store refuses us.
             StoreUnavailableError: no answer, a cut answer, or a listing that does not advance.
+            ManifestError: what should name the objects does not.
         """
         ...
+
+
+class ObjectStore(ObjectSource, Protocol):
+    """Reads objects; never writes. Safe to share between threads. Its list is complete."""
 
     def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
         """Return the object's bytes, whole, if it still is the version of ``ref``.
@@ -53,6 +59,34 @@ class ObjectStore(Protocol):
             ObjectAccessDeniedError: the store refuses this key.
             ObjectTooLargeError: more than ``max_bytes``, judged before the body is read.
             BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``list_pages``.
+        """
+        ...
+
+
+class ObjectReader(Protocol):
+    """Looks objects up and reads them one by one; never writes. Safe to share between threads."""
+
+    @property
+    def connections(self) -> int:
+        """How many objects can be looked up at a time, at least 1."""
+        ...
+
+    def head(self, bucket: str, key: str) -> ListedObject | None:
+        """Return what a key holds now; None if it holds nothing.
+
+        Raises:
+            ObjectAccessDeniedError: the store refuses this key.
+            BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``ObjectSource.list_pages``.
+        """
+        ...
+
+    def open(self, bucket: str, key: str) -> BufferedReader:
+        """Return an object's bytes as a stream, to be closed.
+
+        Raises, here and from every read:
+            FileNotFoundError, PermissionError: no such object, or the store refuses it.
+            OSError: it was overwritten while it was read.
+            BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``ObjectSource.list_pages``.
         """
         ...
 
@@ -96,13 +130,13 @@ class Watchdog(Protocol):
 
 
 class Listing(Protocol):
-    """Every object under a prefix, to be read once."""
+    """The objects of a run, to be read once: every one under a prefix, or those of a manifest or an inventory."""
 
     list_s: float
-    """Seconds spent waiting for the store so far."""
+    """Seconds spent waiting for their source so far."""
 
     def __iter__(self) -> Iterator[Sequence[ListedObject]]:
-        """Yield the objects page by page; errors are those of ``ObjectStore.list_pages``."""
+        """Yield the objects page by page; errors are those of ``ObjectSource.list_pages``."""
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -26,6 +27,9 @@ from inference.types import (
     Preprocessing,
     Scores,
 )
+
+FAKE_TIME = datetime(2026, 11, 1, tzinfo=UTC)
+"""When every object here was last modified."""
 
 
 class FakeStore:
@@ -58,7 +62,7 @@ class FakeStore:
     def list_pages(self, bucket: str, prefix: str) -> Iterator[Sequence[ListedObject]]:
         self._check(bucket)
         listed = [
-            ListedObject(bucket, key, etag_of(body), len(body), datetime(2026, 11, 1, tzinfo=UTC))
+            ListedObject(bucket, key, etag_of(body), len(body), FAKE_TIME)
             for key, body in sorted(self.objects.items(), key=lambda entry: entry[0].encode())
             if key.startswith(prefix)
         ]
@@ -136,3 +140,35 @@ class FakeClock:
 def etag_of(body: bytes) -> str:
     """The ETag that stores give an object that was uploaded in one piece."""
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+
+class FakeObjects:
+    """Objects of any bucket in memory, by bucket and key, looked up and read one by one."""
+
+    def __init__(self, objects: Mapping[tuple[str, str], bytes] | None = None, *, connections: int = 4) -> None:
+        self.objects = dict(objects or {})
+        self.connections = connections
+        self.denied: set[str] = set()
+        """Keys that are refused."""
+        self.trouble: Exception | None = None
+        """What every call raises, if anything."""
+        self.looked_up: list[str] = []
+        """Keys in the order in which they were asked for."""
+
+    def head(self, bucket: str, key: str) -> ListedObject | None:
+        if self.trouble is not None:
+            raise self.trouble
+        self.looked_up.append(key)
+        if key in self.denied:
+            raise ObjectAccessDeniedError("the object store refuses this object")
+        body = self.objects.get((bucket, key))
+        return None if body is None else ListedObject(bucket, key, etag_of(body), len(body), FAKE_TIME)
+
+    def open(self, bucket: str, key: str) -> io.BufferedReader:
+        if self.trouble is not None:
+            raise self.trouble
+        if key in self.denied:
+            raise PermissionError("the object store refuses this object")
+        if (bucket, key) not in self.objects:
+            raise FileNotFoundError(key)
+        return io.BufferedReader(io.BytesIO(self.objects[bucket, key]))

@@ -25,6 +25,9 @@ class Request(BaseHTTPRequestHandler):
         number = min(len(self.server.paths), len(self.server.answers)) - 1
         self.server.answers[number](self)
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     @property
     def query(self) -> dict[str, str]:
         return {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
@@ -40,7 +43,8 @@ class Request(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
             self.close_connection = True
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *args: Any) -> None:
         """Stay silent."""

@@ -1,6 +1,7 @@
 -- Note what a manifest or an inventory shows, each row as of when the key is known to have held it: a row changes what
 -- is noted of its key only if nobody has looked later, neither a listing that covers the key nor what noted it last.
--- Nothing is taken for gone, since a key that is not shown may well exist.
+-- Nothing is taken for gone, since a key that is not shown may well exist. Looking a key up tells its time in whole
+-- seconds only.
 WITH shown AS (
     SELECT object_key, image_id, last_modified, least(coalesce(seen_at, %(listed_at)s), %(listed_at)s) AS seen_at
     FROM listed
@@ -15,8 +16,11 @@ FROM shown AS s
 LEFT JOIN nightlabel.object AS o ON o.bucket = %(bucket)s AND o.object_key = s.object_key
 WHERE (
         o.object_key IS NULL
-        OR (o.image_id <> s.image_id OR o.last_modified <> s.last_modified OR o.gone_at IS NOT NULL)
-        AND greatest(o.changed_at, o.gone_at) < s.seen_at
+        OR greatest(o.changed_at, o.gone_at) < s.seen_at AND (
+            o.image_id <> s.image_id
+            OR date_trunc('second', o.last_modified) <> date_trunc('second', s.last_modified)
+            OR o.gone_at IS NOT NULL
+        )
     )
     AND NOT EXISTS (SELECT FROM newer WHERE s.object_key ^@ newer.prefix AND newer.listed_at > s.seen_at)
 ORDER BY s.object_key
