@@ -14,6 +14,9 @@ triggered while the Dag is paused waits until it is unpaused.
 **What it needs.** The connections `images_s3` (type *aws*; its extra may hold the default `bucket` and `prefix`) and
 `results_db` (type *postgres*, role `nightlabel_writer`), and the pools `classify_cpu` and `classify_gpu`.
 
+**A bucket too large to list.** Give a `manifest` that names the objects, or the `inventory` report that S3 makes of the
+bucket. Such a run labels what these show, and takes nothing for deleted.
+
 **What the counts mean.** `report` logs them, and the view `run_summary` keeps them:
 `discovered = already_done + deferred + labelled + dead + gone + done_elsewhere + unfinished`
 
@@ -41,7 +44,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 from nightlabel_airflow.operators import DiscoverOperator
-from nightlabel_airflow.params import amount_params, how_params, limit_params, source_params
+from nightlabel_airflow.params import amount_params, how_params, limit_params, manifest_params, source_params
 from nightlabel_airflow.tasks import DEFAULT_ARGS, TASK_OF_DEVICE, label_tasks
 from nightlabel_airflow.timetables import schedule_from
 
@@ -63,6 +66,7 @@ with DAG(
             description="unlabelled: images without an outcome from any model that is or was in production. "
             "not_by_this_model: images without an outcome from the model below.",
         ),
+        **manifest_params(WHAT),
         **amount_params(WHAT),
         **how_params(),
         **limit_params(max_dead_ratio=0.5),
@@ -76,7 +80,8 @@ with DAG(
             task_id="discover",
             task_of_device=TASK_OF_DEVICE,
             execution_timeout=timedelta(hours=6),
-            doc_md="Lists the bucket, leaves out what has an outcome, and stores the shards of the rest in the results "
-            "database. Its log says what was found. Clearing it plans the run anew.",
+            doc_md="Lists the bucket, or reads the manifest or inventory report that names its objects, leaves out "
+            "what has an outcome, and stores the shards of the rest in the results database. Its log says what was "
+            "found. Clearing it plans the run anew.",
         )
     )

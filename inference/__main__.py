@@ -71,9 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     classify = commands.add_parser(
         "classify",
         help="classify what is new under a prefix",
-        description="List a prefix, classify every image whose current version has no outcome yet, and record the "
-        "outcomes. The last line is a summary: discovered = already_done + deferred + labelled + dead + gone + "
-        "done_elsewhere + unfinished.",
+        description="List a prefix, or read which of its objects a manifest or an S3 Inventory report names, classify "
+        "every image whose current version has no outcome yet, and record the outcomes. The last line is a summary: "
+        "discovered = already_done + deferred + labelled + dead + gone + done_elsewhere + unfinished.",
         epilog="Exit status: 0 when every image has an outcome and the dead ratio holds, 1 when not, 2 for usage.",
     )
     defaults = RunRequest(bucket="")
@@ -83,6 +83,20 @@ def _parser() -> argparse.ArgumentParser:
         choices=("unlabelled", "not_by_this_model"),
         default=defaults.scope,
         help="images without an outcome by any production model, or without one by this model (default: %(default)s)",
+    )
+    sources = classify.add_mutually_exclusive_group()
+    sources.add_argument(
+        "--manifest",
+        metavar="ADDRESS",
+        help="do not list: take the objects that this file names, s3://bucket/key or a path; .csv with a header, "
+        ".jsonl, .parquet, or .txt with a key on each line, text also as .gz. Columns: key, and if known etag, size "
+        "and last_modified (what is missing is looked up), bucket",
+    )
+    sources.add_argument(
+        "--inventory",
+        metavar="ADDRESS",
+        help="do not list: take the objects of an S3 Inventory report, by the address of its manifest.json, "
+        "s3://bucket/.../manifest.json",
     )
     classify.set_defaults(command=_classify)
 
@@ -197,7 +211,10 @@ def _share(text: str) -> float:
 
 
 def _classify(options: argparse.Namespace, settings: Settings) -> int:
-    return _run(dataclasses.replace(_request(options), scope=options.scope), options, settings)
+    request = dataclasses.replace(
+        _request(options), scope=options.scope, manifest=options.manifest, inventory=options.inventory
+    )
+    return _run(request, options, settings)
 
 
 def _retry(options: argparse.Namespace, settings: Settings) -> int:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import boto3
 
     from inference.models.registry import RegisteredModel
-    from inference.ports import ModelHandle, ObjectStore
+    from inference.ports import ModelHandle, ObjectReader, ObjectSource, ObjectStore
     from inference.sinks.postgres import PostgresSink
     from inference.stores.s3 import S3Store
 
@@ -125,10 +125,11 @@ def available_device(wanted: Device, *, allow_cpu_fallback: bool) -> Device:
 
 
 def discover(request: RunRequest, *, store: ObjectStore, sink: PostgresSink) -> Plan:
-    """List the prefix, or find the dead letters to try again, and plan the run; with ``dry_run`` only say what it is.
+    """Find the run's objects, or the dead letters to try again, and plan the run; with ``dry_run`` only say what it is.
 
     Raises:
         SettingsError, ModelUnknownError: the request cannot be met.
+        ManifestError: its manifest or inventory is missing or damaged; nothing was planned.
         StaleAttemptError: a newer try of discovery has planned this run.
         BucketMissingError, StoreCredentialsError, StoreUnavailableError: no listing; nothing was planned.
     """
@@ -136,7 +137,7 @@ def discover(request: RunRequest, *, store: ObjectStore, sink: PostgresSink) -> 
 
     listing = None
     if request.dead_letters is None:
-        listing = TimedListing(store, request.bucket, request.prefix, SystemClock())
+        listing = TimedListing(_source_of(request, store), request.bucket, request.prefix, SystemClock())
     plan = sink.plan_run(request, listing)
     logger.info(
         "Found %d %s in %.1f s: %d already done, %d to classify in %d shards, %d deferred",
@@ -149,6 +150,28 @@ def discover(request: RunRequest, *, store: ObjectStore, sink: PostgresSink) -> 
         plan.deferred,
     )
     return plan
+
+
+def _source_of(request: RunRequest, store: ObjectStore) -> ObjectSource:
+    """Return what shows the run's objects; nothing is read yet."""
+    if request.manifest is not None:
+        from inference.sources.manifest import ManifestSource
+
+        return ManifestSource(request.manifest, _reader_of(store))
+    if request.inventory is not None:
+        from inference.sources.inventory import InventorySource
+
+        return InventorySource(request.inventory, _reader_of(store))
+    return store
+
+
+def _reader_of(store: ObjectStore) -> ObjectReader:
+    from inference.stores.s3 import S3Store
+    from inference.stores.s3_objects import S3Objects
+
+    if not isinstance(store, S3Store):
+        raise TypeError(f"{type(store).__name__} reads no single objects, which a manifest or an inventory needs")
+    return S3Objects(store)
 
 
 def run_shard(

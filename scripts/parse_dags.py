@@ -26,7 +26,7 @@ REPEATS = 3
 HEAVY = frozenset(
     {
         "PIL", "ai_edge_litert", "alembic", "boto3", "botocore", "keras", "numpy", "pandas", "psycopg", "psycopg2",
-        "pydantic_settings", "tensorflow", "tensorflow_hub", "tf_keras",
+        "pyarrow", "pydantic_settings", "tensorflow", "tensorflow_hub", "tf_keras",
     }
 )  # fmt: skip
 """What the Dags and plugins must not add to what Airflow loads by itself."""

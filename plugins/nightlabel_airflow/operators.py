@@ -53,7 +53,9 @@ def in_a_sentence(execute: Callable[..., T]) -> Callable[..., T]:
 
 
 class DiscoverOperator(BaseOperator):
-    """Plan the run: list the bucket, leave out what has an outcome, store the shards of the rest in Postgres.
+    """Plan the run: find its objects, leave out what has an outcome, store the shards of the rest in Postgres.
+
+    It lists the bucket, or reads the manifest or the inventory report that the run names.
 
     Returns the shard numbers, over which the tasks of both queues are mapped. The task of the device that was not
     chosen is skipped before it is mapped, so that nothing waits for a queue that no worker serves. Manifests stay in
@@ -309,6 +311,8 @@ def request_from(params: Mapping[str, Any], *, bucket: str, prefix: str, context
         max_dead_ratio=params["max_dead_ratio"],
         min_images_for_ratio=int(params["min_images_for_ratio"]),
         dry_run=params["dry_run"],
+        manifest=params.get("manifest") or None,
+        inventory=params.get("inventory") or None,
         dag_id=dag_run.dag_id,
         airflow_run_id=dag_run.run_id,
         plan_attempt=context["ti"].try_number,
@@ -374,9 +378,11 @@ def plan_text(plan: Plan, request: RunRequest) -> str:
     """Return the plan in one sentence."""
     begin = "A dry run would" if request.dry_run else "Planned to"
     work = "classify {} images" if request.dead_letters is None else "try {} dead letters again"
+    named_by = request.manifest or request.inventory
+    source = f"s3://{request.bucket}/{request.prefix}{f', named by {named_by},' if named_by else ''}"
     return (
-        f"{begin} {work.format(plan.to_classify)} ({plan.to_classify_bytes / 1e6:.1f} MB) of s3://{request.bucket}/"
-        f"{request.prefix} with {plan.model} on {plan.device} in {len(plan.shards)} shards; discovered "
+        f"{begin} {work.format(plan.to_classify)} ({plan.to_classify_bytes / 1e6:.1f} MB) of {source} with "
+        f"{plan.model} on {plan.device} in {len(plan.shards)} shards; discovered "
         f"{plan.discovered} in {plan.list_s:.1f} s, already done {plan.already_done}, deferred {plan.deferred}"
     )
 

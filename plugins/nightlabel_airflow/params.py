@@ -7,6 +7,9 @@ from airflow.sdk import Param
 WITHOUT_NUL = r"^[^\x00]*$"
 """No database stores it as text."""
 
+OBJECT_ADDRESS = r"^(s3://[^/\x00]+/[^\x00]+)?$"
+"""An object in a bucket: a path would be looked for on whichever worker runs the task."""
+
 
 def source_params(section: str) -> dict[str, Param]:
     """Return the parameters that say where the images are."""
@@ -27,6 +30,31 @@ def source_params(section: str) -> dict[str, Param]:
             pattern=WITHOUT_NUL,
             section=section,
             description="Only keys that begin with this text; it need not end at a slash. Empty: every key.",
+        ),
+    }
+
+
+def manifest_params(section: str) -> dict[str, Param]:
+    """Return the parameters that say what names the objects, where the bucket is not to be listed."""
+    return {
+        "manifest": Param(
+            None,
+            type=["null", "string"],
+            maxLength=2048,
+            pattern=OBJECT_ADDRESS,
+            section=section,
+            description="Do not list the bucket: take the objects that this file names, such as "
+            "s3://lists/2026-11-24.csv. CSV with a header, JSON Lines, Parquet, or text with a key on each line; "
+            "columns key and, if known, etag, size and last_modified. Bucket and prefix choose among its rows.",
+        ),
+        "inventory": Param(
+            None,
+            type=["null", "string"],
+            maxLength=2048,
+            pattern=OBJECT_ADDRESS,
+            section=section,
+            description="Do not list the bucket: take the objects of an S3 Inventory report, by the address of its "
+            "manifest.json, such as s3://lists/photos/daily/2026-11-24T01-00Z/manifest.json.",
         ),
     }
 

@@ -5,7 +5,7 @@ import pytest
 from tests.loading import modules_loaded_by, packages_loaded_by
 
 ENGINES = {"tensorflow", "tensorflow_hub", "keras", "tf_keras", "ai_edge_litert"}
-ADAPTERS = {"boto3", "botocore", "psycopg", "psycopg2", "sqlalchemy", "alembic"}
+ADAPTERS = {"boto3", "botocore", "psycopg", "psycopg2", "sqlalchemy", "alembic", "pyarrow"}
 PIXELS = {"numpy", "PIL", "pandas"}
 AIRFLOW = {"airflow"}
 
@@ -23,6 +23,8 @@ def test_the_words_of_the_library_need_the_standard_library_only(module):
         "inference.planning",
         "inference.fetching",
         "inference.writing",
+        "inference.sources.manifest",
+        "inference.sources.inventory",
         "inference.wiring",
         "inference.__main__",
     ],

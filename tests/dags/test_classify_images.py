@@ -96,8 +96,8 @@ def test_every_task_is_tried_again_by_the_class_of_its_error_and_none_runs_for_e
 
 def test_the_form_has_every_parameter_described_bounded_and_in_a_section(dag):
     assert list(dag.params) == [
-        "bucket", "prefix", "scope", "max_images", "dry_run", "model", "device", "allow_cpu_fallback", "shard_size",
-        "max_dead_ratio", "min_images_for_ratio",
+        "bucket", "prefix", "scope", "manifest", "inventory", "max_images", "dry_run", "model", "device",
+        "allow_cpu_fallback", "shard_size", "max_dead_ratio", "min_images_for_ratio",
     ]  # fmt: skip
     for name, param in ((name, dag.params.get_param(name)) for name in dag.params):
         assert param.description.endswith("."), name
@@ -132,6 +132,11 @@ def test_the_form_and_the_library_agree_on_names_and_defaults(dag):
         ("max_dead_ratio", 1.1),
         ("min_images_for_ratio", 0),
         ("dry_run", None),
+        ("manifest", "/data/new.csv"),
+        ("manifest", "s3://lists"),
+        ("manifest", "https://lists.example/new.csv"),
+        ("inventory", "manifest.json"),
+        ("inventory", "s3://lists/" + "k" * 2048),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_before_anything_runs(dag, name, value):
@@ -141,6 +146,16 @@ def test_a_value_out_of_bounds_is_refused_before_anything_runs(dag, name, value)
 
     with pytest.raises(ParamValidationError):
         Param(value, description=param.description, **param.schema).resolve()
+
+
+@pytest.mark.parametrize("value", [None, "", "s3://lists/new.csv.gz", "s3://lists/a b/é.jsonl"])
+@pytest.mark.parametrize("name", ["manifest", "inventory"])
+def test_what_names_the_objects_may_be_left_out_or_lie_in_a_bucket(dag, name, value):
+    from airflow.sdk import Param
+
+    param = dag.params.get_param(name)
+
+    assert Param(value, description=param.description, **param.schema).resolve() == value
 
 
 def test_the_dag_explains_itself(dag, as_scheduled):

@@ -63,6 +63,22 @@ def test_the_form_becomes_a_request_without_any_date_of_the_run():
     )
 
 
+@pytest.mark.parametrize("name", ["manifest", "inventory"])
+def test_the_form_may_name_what_names_the_objects(name):
+    address = "s3://lists/2026-11-24/manifest.json"
+
+    def request(value):
+        form = {**PARAMS, "manifest": None, "inventory": None, name: value}
+        return operators.request_from(form, bucket="photos", prefix="in/", context=a_context("classify_images"))
+
+    assert getattr(request(address), name) == address
+    assert request("") == request(None), "an empty field of the form"
+    assert request(None).is_by_listing
+    assert f"of s3://photos/in/, named by {address}, with lite0@1 on cpu" in operators.plan_text(
+        plan(), request(address)
+    )
+
+
 def test_the_form_of_the_retry_becomes_a_choice_of_dead_letters():
     form = {name: value for name, value in PARAMS.items() if name != "scope"}
     chosen = {"codes": ["truncated"], "failed_after": "2026-11-20T02:00:00+02:00", "failed_before": None}
