@@ -8,7 +8,7 @@ WITH shown AS (
 ), newer AS MATERIALIZED (
     SELECT prefix, listed_at
     FROM nightlabel.listing
-    WHERE bucket = %(bucket)s AND listed_at > (SELECT min(seen_at) FROM shown)
+    WHERE bucket = %(bucket)s AND listed_at > (SELECT least(min(seen_at), %(listed_at)s) FROM listed)
 )
 INSERT INTO nightlabel.object (bucket, object_key, image_id, last_modified, changed_at)
 SELECT %(bucket)s, s.object_key, s.image_id, s.last_modified, s.seen_at

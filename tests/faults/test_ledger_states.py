@@ -899,7 +899,12 @@ DEFECTS = {
     "a promotion labels the whole bucket again": Defect(
         "find_pending", "o.model_id = ANY(%(settled_by)s)", "o.model_id = %(model_id)s"
     ),
-    "an old listing overwrites what a newer one saw": Defect("note_objects", "listed_at > %(listed_at)s", "false"),
+    "an old listing overwrites what a newer one saw": Defect(
+        "note_objects",
+        "AND (o.changed_at IS NULL OR o.changed_at <= %(listed_at)s)\n"
+        "    AND NOT EXISTS (SELECT FROM newer WHERE l.object_key ^@ newer.prefix)",
+        "",
+    ),
     "a run succeeds with images unfinished": Defect("finish_run", "j.unfinished > 0 AS", "false AS"),
     "a run succeeds whatever is dead": Defect("finish_run", "WHEN v.is_dead THEN", "WHEN false THEN"),
     "an older try of discovery takes a run over": Defect(
