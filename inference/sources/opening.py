@@ -83,24 +83,32 @@ def on_disk(stream: io.BufferedReader, what: str) -> Iterator[IO[bytes]]:
     """Copy a stream into a temporary file that can be read in any order.
 
     Raises:
-        ManifestError: it cannot be read.
-        OSError: there is no room for it, with a sentence that says so.
+        ManifestError: it cannot be read, or there is no room for it.
     """
-    with tempfile.TemporaryFile(prefix="nightlabel-") as file:
+    with _room_for(what):
+        file = tempfile.TemporaryFile(prefix="nightlabel-")  # noqa: SIM115 - closed below
+    with file:
         while True:
             with _reading(what):
                 piece = stream.read(_PIECE_BYTES)
             if not piece:
                 break
-            try:
+            with _room_for(what):
                 file.write(piece)
-            except OSError as error:
-                raise ManifestError(
-                    f"there is no room for {what} in {tempfile.gettempdir()} ({error.strerror}); free some, or name "
-                    "another folder with TMPDIR"
-                ) from None
-        file.seek(0)
+        with _room_for(what):
+            file.seek(0)
         yield file
+
+
+@contextmanager
+def _room_for(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ManifestError(
+            f"there is no room for a copy of {what} in the folder for temporary files ({error.strerror}); free some, "
+            "or name another folder with TMPDIR"
+        ) from None
 
 
 def read_whole(stream: io.BufferedReader, what: str, *, max_bytes: int) -> bytes:

@@ -448,13 +448,19 @@ def test_what_breaks_while_it_is_read_is_named():
             list(ManifestSource(f"s3://lists/{name}", objects).list_pages("photos", ""))
 
 
-def test_a_temporary_folder_without_room_is_one_sentence(monkeypatch):
-    class Full(io.BytesIO):
-        def write(self, data: Any) -> int:
-            raise OSError(28, "No space left on device")
+class Full(io.BytesIO):
+    def write(self, data: Any) -> int:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("inference.sources.opening.tempfile.TemporaryFile", lambda **_: Full())
-    with pytest.raises(ManifestError, match=r"no room for .* \(No space left on device\); free some, or name another"):
+
+def nowhere(**_: Any) -> io.BytesIO:
+    raise FileNotFoundError(2, "No usable temporary directory found")
+
+
+@pytest.mark.parametrize(("folder", "why"), [(lambda **_: Full(), "No space left"), (nowhere, "No usable temporary")])
+def test_a_temporary_folder_without_room_is_one_sentence(monkeypatch, folder, why):
+    monkeypatch.setattr("inference.sources.opening.tempfile.TemporaryFile", folder)
+    with pytest.raises(ManifestError, match=rf"no room for a copy of .* \({why}.*\); free some, or name another"):
         read(as_parquet([full("a")]), "new.parquet")
 
 
