@@ -31,8 +31,8 @@ _COLUMNS: Final = 6
 def binary_rows(page: Sequence[ListedObject], *, encoding: str = "utf-8") -> bytes:
     """Return the rows (image_id, object_key, etag, size_bytes, last_modified, seen_at) of a page.
 
-    The columns are of the types uuid, text, text, bigint, timestamptz and timestamptz. A key that Postgres cannot store as text is
-    left out, and logged.
+    The columns are of the types uuid, text, text, bigint, timestamptz and timestamptz. A key that Postgres cannot store
+    as text is left out, and logged.
 
     Args:
         page: Objects of one bucket.
