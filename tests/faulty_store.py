@@ -26,7 +26,11 @@ class Request(BaseHTTPRequestHandler):
         self.server.answers[number](self)
 
     def do_HEAD(self) -> None:
-        self.do_GET()
+        """Answer for an object as for GET; of a bucket nobody tells anything."""
+        if "/" in urlsplit(self.path).path.strip("/"):
+            self.do_GET()
+        else:
+            self.send_error(501)
 
     @property
     def query(self) -> dict[str, str]:
