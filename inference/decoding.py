@@ -172,7 +172,7 @@ def decode_image(
         reserve: Asked for the memory that decoding takes, in bytes, when the header was read; may wait or refuse.
 
     Returns:
-        uint8, shape (height, width, 3), RGB, 0 to 255, contiguous.
+        uint8, shape (height, width, 3), RGB, 0 to 255, contiguous, not to be written to.
 
     Raises:
         NotAnImageError: not an image at all.
@@ -307,7 +307,9 @@ def _fit(
         image = canvas
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    return np.array(image.convert("RGB"))
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
 
 
 def _without_odd_modes(image: Image.Image, *, has_unused_alpha: bool) -> Image.Image:
