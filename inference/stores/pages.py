@@ -26,7 +26,8 @@ def read_fast(client: S3Client) -> None:
     that is no plain page (an error, cut, another document, a time or number in another form) is left to it, so that it
     comes out as it always did.
     """
-    client.meta.events.register_first("before-parse.s3.ListObjectsV2", _before_parse)
+    # Handlers of this pattern are called before those of `s3.*`, of which one parses every answer to look for errors.
+    client.meta.events.register_first("before-parse.*.ListObjectsV2", _before_parse)
 
 
 def listed_objects(bucket: str, answer: Any) -> list[ListedObject]:  # noqa: ANN401 - boto3's dictionary, with ours in it

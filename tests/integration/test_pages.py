@@ -99,3 +99,11 @@ def test_every_key_comes_as_it_was_stored():
     [*entries] = (read_page(page(*(quote(key) for key in KEYS))) or {})[ENTRIES]
 
     assert [key for key, *_ in entries] == list(KEYS)
+
+
+def test_a_page_is_parsed_once_only(monkeypatch: pytest.MonkeyPatch):
+    parsed: list[bytes] = []
+    monkeypatch.setattr("botocore.handlers._looks_like_special_case_error", lambda status, body: parsed.append(body))
+
+    answer_to(page("a"), fast=True)
+    assert parsed == [b""]
