@@ -167,7 +167,7 @@ class PostgresSink:
 
         What there is: a complete listing, what a manifest or an inventory shows, or the open dead letters that the
         request chooses. Only a complete listing shows that something is gone. Memory is bounded by a page of the
-        listing. With ``dry_run`` the transaction is rolled back.
+        listing. With ``dry_run`` the transaction is rolled back, and what nobody would see is not written.
 
         Args:
             request: What to do.
@@ -224,18 +224,22 @@ class PostgresSink:
         self._lock_bucket(cursor, request.bucket)
         settled_by = self._settled_by(request, model_key)
         what = {"bucket": request.bucket, "prefix": request.prefix, "listed_at": listed_at, "model_id": model_key}
-        if listing is not None:
-            self._note_listing(cursor, what, is_complete=request.is_by_listing)
-        else:
+        if listing is None:
             self._find_dead_letters(cursor, request, what, settled_by)
+        cursor.execute(statement("drop_repeated_keys"))
+        cursor.execute("ANALYZE listed")
+        if listing is not None and not request.dry_run:
+            self._note_listing(cursor, what, is_complete=request.is_by_listing)
 
         run_id, plan_number = self._begin_run(cursor, request, model_key, listed_at)
         cursor.execute(statement("close_abandoned"), {"run_id": run_id})
         about = {"run_id": run_id, "is_retry": request.dead_letters is not None, "decoder": decoder_version()}
         cursor.execute(statement("find_pending"), {**what, **about, "settled_by": settled_by})
         cursor.execute("ANALYZE pending")
-        carried = {"run_id": run_id, "model_id": model_key}
-        carried_labelled, carried_copied, carried_dead = _one(cursor.execute(statement("count_carried"), carried))
+        carried_labelled = carried_copied = carried_dead = 0
+        if plan_number > 1:
+            carried = {"run_id": run_id, "model_id": model_key}
+            carried_labelled, carried_copied, carried_dead = _one(cursor.execute(statement("count_carried"), carried))
         [discovered] = _one(cursor.execute("SELECT count(*) FROM listed"))
         [pending] = _one(cursor.execute("SELECT count(*) FROM pending"))
         planned = images_to_plan(pending, max_images=request.max_images)
@@ -252,7 +256,8 @@ class PostgresSink:
             "bucket": request.bucket,
         }
         shards = tuple(cast("int", number) for [number] in cursor.execute(statement("store_shards"), slices).fetchall())
-        cursor.execute(statement("store_manifest"), slices)
+        if not request.dry_run:
+            cursor.execute(statement("store_manifest"), slices)
         list_s = 0.0 if listing is None else listing.list_s
         already_done = discovered - pending - carried_labelled - carried_dead
         counts = {
@@ -284,8 +289,8 @@ class PostgresSink:
         self, cursor: psycopg.Cursor[tuple[Any, ...]], what: dict[str, Any], *, is_complete: bool
     ) -> None:
         """Note which versions the listing, a manifest or an inventory shows, and what each key holds now."""
-        cursor.execute(statement("drop_repeated_keys"))
-        cursor.execute("ANALYZE listed")
+        cursor.execute(statement("find_changed"), what)
+        cursor.execute("ANALYZE changed")
         cursor.execute(statement("note_images"), what)
         if not is_complete:
             cursor.execute(statement("note_shown"), what)
@@ -311,8 +316,6 @@ class PostgresSink:
         }
         known = self._known_run(cursor, request)
         cursor.execute(statement("find_dead_letters"), {**what, **filters, "models": models, "run_id": known})
-        cursor.execute(statement("drop_repeated_keys"))
-        cursor.execute("ANALYZE listed")
 
     def _known_run(self, cursor: psycopg.Cursor[tuple[Any, ...]], request: RunRequest) -> UUID | None:
         """Return the run that a former try of discovery has planned."""

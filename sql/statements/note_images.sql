@@ -1,7 +1,6 @@
 -- Note image versions that were never seen before.
 INSERT INTO nightlabel.image (image_id, bucket, object_key, etag, size_bytes, last_modified)
-SELECT l.image_id, %(bucket)s, l.object_key, l.etag, l.size_bytes, l.last_modified
-FROM listed AS l
-WHERE NOT EXISTS (SELECT FROM nightlabel.image AS i WHERE i.image_id = l.image_id)
-ORDER BY l.image_id
+SELECT c.image_id, %(bucket)s, c.object_key, c.etag, c.size_bytes, c.last_modified
+FROM changed AS c
+ORDER BY c.image_id
 ON CONFLICT (image_id) DO NOTHING;

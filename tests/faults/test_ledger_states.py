@@ -901,8 +901,8 @@ DEFECTS = {
     ),
     "an old listing overwrites what a newer one saw": Defect(
         "note_objects",
-        "AND (o.changed_at IS NULL OR o.changed_at <= %(listed_at)s)\n"
-        "    AND NOT EXISTS (SELECT FROM newer WHERE l.object_key ^@ newer.prefix)",
+        "WHERE (c.noted_at IS NULL OR c.noted_at <= %(listed_at)s)\n"
+        "    AND NOT EXISTS (SELECT FROM newer WHERE c.object_key ^@ newer.prefix)",
         "",
     ),
     "a run succeeds with images unfinished": Defect("finish_run", "j.unfinished > 0 AS", "false AS"),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 
 from inference.errors import ModelUnknownError, SettingsError, StoreUnavailableError
+from inference.models import registry
+from inference.planning import decoder_version
 from inference.settings import read_settings
 from inference.sinks.postgres import PostgresSink
-from inference.types import ListedObject, RunRequest, image_id
+from inference.types import ListedObject, ModelId, RunRequest, image_id
 from tests.ledger import BUCKET, Ledger, Pages, dead_letter, listed
 
 pytestmark = pytest.mark.integration
@@ -363,3 +368,64 @@ def test_unchanged_objects_are_not_written_again_and_a_new_upload_of_the_same_by
 def test_a_request_that_cannot_mean_anything_is_refused(ledger: Ledger, impossible):
     with pytest.raises(SettingsError):
         ledger.plan(**impossible)
+
+
+HOUR = timedelta(hours=1)
+MODELS = {"tiny": 1, "older": 2, "elsewhere": 3}
+
+
+def settles(outcome: dict[str, object], decoder: str) -> bool:
+    """Whether one outcome means that its image need not be looked at, as the promise reads."""
+    if outcome["error_code"] is None:
+        return True
+    return outcome["due"] is not True and outcome["decoder"] in {None, decoder}
+
+
+@pytest.mark.parametrize("scope", ["unlabelled", "not_by_this_model"])
+@pytest.mark.parametrize("model", ["tiny@1", "elsewhere@1"])
+def test_what_is_pending_is_what_no_outcome_settles_whatever_outcomes_there_are(
+    ledger: Ledger, scope: str, model: str, seed: int
+):
+    rng = random.Random(seed)  # noqa: S311 - outcomes, no secrets
+    ledger.register("older", "1", "production")
+    ledger.register("elsewhere", "1")
+    with ledger.sink.asking() as connection:
+        registry.name_alias(connection, "production", ModelId("tiny", "1"), reason="again")
+    line = ["tiny", "older"] if scope == "unlabelled" else []
+    asked = {*line, model.partition("@")[0]}
+    decoder = decoder_version()
+    objects = [listed(f"{number:03}", minute=rng.randrange(50)) for number in range(200)]
+    expected = []
+    for entry in objects:
+        attempts = {}
+        is_settled = False
+        for name in rng.sample(sorted(MODELS), k=rng.choice([0, 1, 1, 2, 3])):
+            is_dead = rng.random() < 0.7
+            outcome = {
+                "error_code": "decoder_timeout" if is_dead else None,
+                "due": rng.choice([True, False, None]) if is_dead else None,
+                "decoder": rng.choice([None, decoder, "another"]) if is_dead else None,
+            }
+            attempts[name] = rng.randrange(1, 4)
+            is_settled |= name in asked and settles(outcome, decoder)
+            label, dead = ("cat", None) if not is_dead else (None, "decode")
+            retry_after = None if outcome["due"] is None else datetime.now(UTC) + HOUR * (-1 if outcome["due"] else 1)
+            ledger.execute(
+                "INSERT INTO nightlabel.outcome (image_id, model_id, label, label_id, score, top_labels, top_scores, "
+                "engine, stage, error_code, message, attempts, retry_after, decoder, run_id) "
+                "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                *(image_id(entry.bucket, entry.key, entry.etag), MODELS[name]),
+                *((label, label, 0.5, [label], [0.5], "litert") if label else [None] * 6),
+                *(dead, outcome["error_code"], dead, attempts[name], retry_after, outcome["decoder"], UUID(int=1)),
+            )
+        if not is_settled:
+            mine = attempts.get(model.partition("@")[0], 0)
+            expected.append((mine > 0, entry.last_modified, entry.key, mine))
+
+    plan = ledger.plan(*objects, scope=scope, model=model)
+
+    shards = [ledger.sink.claim_shard(plan.run_id, number) for number in plan.shards]
+    found = [(ref.key, ref.prior_attempts) for shard in shards for ref in ledger.refs(shard)]
+    assert 0 < len(expected) < 200
+    assert plan.already_done == 200 - len(expected)
+    assert found == [(key, attempts) for _, _, key, attempts in sorted(expected)]
