@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # uv trusts what the system trusts, as pip does.
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: help setup run up down status test test-unit test-faults test-scale check fmt dags lock schema clean
+.PHONY: help setup run up down status test test-unit test-faults test-scale bench bench-lock check fmt dags lock schema clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -54,6 +54,15 @@ test-scale: setup ## list a million keys against ten million outcomes; check the
 test-unit: setup ## the tests that start no server
 	@$(BIN)/python -m pytest tests/unit tests/boundaries tests/api tests/dags tests/plugins
 
+bench: setup .venv-bench/.installed ## measure it beside its peers; appends to benchmarks/README.md (PHOTOS=folder, ONLY=parts, half an hour)
+	@$(BIN)/python -m benchmarks.run --record $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(ONLY),--only $(ONLY)) $(BENCH_FLAGS)
+
+.venv-bench/.installed: $(INSTALLED) benchmarks/requirements.txt
+	@echo "Installing the peers into .venv-bench (about 4 GB)"
+	@test -x .venv-bench/bin/python || $(BIN)/python -m venv .venv-bench
+	@$(BIN)/uv pip sync --quiet --python .venv-bench/bin/python --require-hashes benchmarks/requirements.txt
+	@touch $@
+
 check: setup ## lint, format, types, imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -71,9 +80,12 @@ lock: setup ## compile requirements.in to requirements.txt, with hashes and with
 	@$(BIN)/uv pip compile requirements-bootstrap.in --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet --upgrade --output-file requirements-bootstrap.txt
 	@$(BIN)/uv pip compile requirements.in --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-package nightlabel --quiet --upgrade --output-file requirements.txt
 
+bench-lock: setup ## compile benchmarks/requirements.in likewise
+	@$(BIN)/uv pip compile benchmarks/requirements.in --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet --upgrade --output-file benchmarks/requirements.txt
+
 schema: setup ## write sql/schema.sql from the migrations
 	@$(BIN)/python -m local_stack.schema sql/schema.sql
 
 clean: ## stop the stack, remove what make installed and what the stack keeps
 	@test ! -x $(BIN)/python || test ! -d .state || $(BIN)/python -m local_stack down
-	@rm -rf $(VENV) .venv-dags .state build dist
+	@rm -rf $(VENV) .venv-dags .venv-bench .state build dist

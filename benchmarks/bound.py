@@ -1,0 +1,54 @@
+"""What inference alone would do: ``python -m benchmarks.bound OPTIONS`` (JSON). Pixels in memory, nothing else runs.
+
+The engine, its batch size and its threads are those of the product's worker, so that no pipeline around this model on
+this machine can be faster.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.meters import Meter, Root
+from inference.decoding import decode_image
+from inference.models.bundled import BUNDLED_MODEL
+from inference.models.resolve import load_handle
+from inference.models.store import ModelStore
+from inference.settings import read_settings
+
+
+def run(paths: list[str], *, seconds: float, batch_size: int | None = None) -> dict[str, Any]:
+    """Predict the same images over and over.
+
+    Args:
+        paths: Images; decoded beforehand.
+        seconds: How long to go on; whole batches.
+        batch_size: Images a call; None for what the worker uses.
+    """
+    settings = read_settings()
+    store = ModelStore(settings.model_store)
+    manifest = store.read_manifest(BUNDLED_MODEL)
+    handle = load_handle(manifest, store.check_files(manifest, "litert"), "litert", settings.engine_threads)
+    size = batch_size or settings.batch_size or handle.best_batch_size
+    pixels = np.stack([decode_image(Path(path).read_bytes(), handle.preprocessing) for path in paths])
+    batches = [np.ascontiguousarray(pixels[start : start + size]) for start in range(0, len(pixels) - size + 1, size)]
+    for batch in batches[:4]:
+        handle.predict(batch)
+
+    images = 0
+    with Meter([Root("inference", os.getpid())]) as meter:
+        began = time.perf_counter()
+        while (passed := time.perf_counter() - began) < seconds:
+            handle.predict(batches[images // size % len(batches)])
+            images += size
+    return {"images": images, "seconds": passed, "per_second": images / passed, "cpu_s": meter.cpu_s(), "batch": size}
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(**json.loads(sys.argv[1]))))

@@ -1,0 +1,1 @@
+"""The peers, each in its documented idiom. Runs in an environment of its own; nothing of the product is imported."""
