@@ -102,9 +102,9 @@ def image_bytes(kind: Kind, number: int, sources: Sequence[Source], seed: int, q
     source = sources[number % len(sources)]
     image = crop_of(source, LARGE_SIZE if kind == "large" else SMALL_SIZE, randomness)
     if kind == "large":
-        grain = np.random.default_rng(randomness.getrandbits(63)).normal(0, GRAIN, (image.height, image.width, 1))
-        grainy = np.asarray(image, np.float32) + grain.astype(np.float32)
-        image = Image.fromarray(np.clip(grainy, 0, 255).astype(np.uint8))
+        normal = np.random.default_rng(randomness.getrandbits(63)).standard_normal
+        grain = (GRAIN * normal((image.height, image.width, 1), np.float32)).astype(np.int16)
+        image = Image.fromarray(np.clip(np.asarray(image, np.int16) + grain, 0, 255).astype(np.uint8))
     encoded = io.BytesIO()
     if kind == "png":
         image.save(encoded, "PNG")
