@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -90,7 +92,9 @@ def _run(command: Sequence[str | Path], environment: dict[str, str], servers: Se
         try:
             output, _ = process.communicate(timeout=timeout_s)
         except BaseException:
-            os.killpg(process.pid, 9)
+            for pid in meter.pids("itself"):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
             raise
         seconds = time.perf_counter() - began

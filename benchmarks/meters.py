@@ -110,6 +110,10 @@ class Meter:
         """Watch one more family, from its beginning."""
         self._members[root.pid] = _Member(root.name, root.children or root.name, 0.0, 0.0)
 
+    def pids(self, name: str) -> list[int]:
+        """Return the processes of a family that lived at the last look."""
+        return [pid for pid, member in list(self._members.items()) if member.name == name and read_stat(pid)]
+
     def cpu_s(self) -> dict[str, float]:
         """Return the seconds that each family used, by name."""
         found: dict[str, float] = {}

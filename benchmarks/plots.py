@@ -53,7 +53,7 @@ def draw_stages(findings: Findings) -> Any:
     if not rates:
         return None
     rates.append(("whole loop", findings["pipelines"].get("whole", {}).get("per_second", 0.0)))
-    bars = [(name, rate, OURS, f"{rate:,.0f}") for name, rate in rates if rate]
+    bars = [(name, rate, PEER if name.startswith("full") else OURS, f"{rate:,.0f}") for name, rate in rates if rate]
     if findings["bound"]:
         bars.append(("inference alone", findings["bound"], BOUND, f"{findings['bound']:,.0f}"))
     figure = _bars("Each stage alone", bars, "images/s, logarithmic")

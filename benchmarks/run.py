@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,7 @@ from benchmarks.pipeline import STAGES
 from benchmarks.results import NOTHING, Contender
 from benchmarks.servers import Servers, started
 from inference.settings import available_cores
+from local_stack.processes import StackError
 from local_stack.settings import REPOSITORY
 from local_stack.stack import BUCKET
 
@@ -418,6 +420,7 @@ def readme_rows(found: Findings) -> dict[str, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and keep what was found; 1 if a part failed."""
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stack that was started for a part is stopped then
     cache: Path = options.cache or Path(platformdirs.user_cache_dir("nightlabel", appauthor=False)) / "benchmarks"
     now = datetime.now(UTC)
     found = Findings(machine_of(options.peer_python), now.strftime("%Y-%m-%d %H:%M UTC"), options.images)
@@ -427,6 +430,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tell(f"Small JPEGs: {len(small):,} of {mean / 1000:.0f} KB on average, quality {corpus.quality}")
 
     with started(cache / "models") as servers:
+        [(found.machine["Postgres"],)] = servers.rows("postgres", "SHOW server_version")
         upload(servers, corpus, options)
         bench = Bench(options, servers, corpus, found)
         for part in (part for part in PARTS if part in options.only):
@@ -434,7 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tell(f"-- {part}")
             try:
                 getattr(bench, part)()
-            except BenchmarkError as error:
+            except (BenchmarkError, StackError) as error:
                 found.failed.append(f"{part}: {error}")
                 tell(f"FAILED {found.failed[-1]}")
             tell(f"   {part} took {time.monotonic() - began:.0f} s")

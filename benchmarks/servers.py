@@ -23,7 +23,7 @@ from inference.models.bundled import ensure_default_model
 from inference.models.store import ModelStore
 from local_stack.object_store import EmbeddedObjectStore
 from local_stack.postgres import EmbeddedPostgres, open_for_postgres
-from local_stack.processes import free_ports
+from local_stack.processes import StackError, free_ports
 from local_stack.settings import AIRFLOW_PORT, POSTGRES_PORT, REPOSITORY, STORE_PORT, StackSettings
 from local_stack.stack import BUCKET, Stack, StackRecord
 
@@ -147,12 +147,12 @@ def whole_stack(servers: Servers) -> Iterator[Stack]:
     try:
         up = command("up")
         if up.returncode:
-            raise RuntimeError(f"the stack did not start:\n{up.stdout}{up.stderr}")
+            raise StackError(f"the stack did not start:\n{up.stdout}{up.stderr}")
         yield Stack(StackSettings.read(environment), environment)
     finally:
         command("down")
-    servers.store.start()
-    servers.postgres.start()
+        servers.store.start()
+        servers.postgres.start()
 
 
 def stack_pids(stack: Stack) -> dict[str, int]:
