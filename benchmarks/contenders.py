@@ -250,7 +250,7 @@ class Peers:
             side=manifest.preprocessing.height,
             crop_fraction=manifest.preprocessing.crop_fraction,
             batch_size=choice["batch_size"],
-            threads=choice.get("threads") or available_cores(),
+            threads=max(1, available_cores() - choice.get("spared_cores", 0)),
             choices=choice,
         )
 

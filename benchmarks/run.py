@@ -418,7 +418,7 @@ def readme_rows(found: Findings) -> dict[str, list[str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and keep what was found; 1 if a part failed."""
+    """Measure, print, and keep what was found after each part; 1 if a part failed."""
     options = parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stack that was started for a part is stopped then
     cache: Path = options.cache or Path(platformdirs.user_cache_dir("nightlabel", appauthor=False)) / "benchmarks"
@@ -429,6 +429,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mean = sum(path.stat().st_size for path in small) / len(small)
     tell(f"Small JPEGs: {len(small):,} of {mean / 1000:.0f} KB on average, quality {corpus.quality}")
 
+    path: Path = options.json or cache / "results" / f"{now:%Y%m%dT%H%M%S}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with started(cache / "models") as servers:
         [(found.machine["Postgres"],)] = servers.rows("postgres", "SHOW server_version")
         upload(servers, corpus, options)
@@ -441,12 +443,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except (BenchmarkError, StackError) as error:
                 found.failed.append(f"{part}: {error}")
                 tell(f"FAILED {found.failed[-1]}")
+            path.write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")
             tell(f"   {part} took {time.monotonic() - began:.0f} s")
 
     tell("\n" + report(found))
-    path: Path = options.json or cache / "results" / f"{now:%Y%m%dT%H%M%S}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(as_json(found), indent=1), encoding="utf-8")
     tell(f"\nEverything measured: {path}")
     if options.record:
         for table, cells in readme_rows(found).items():
@@ -485,4 +485,7 @@ def draw(python: Path, findings: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the parts that were measured are in the cache")

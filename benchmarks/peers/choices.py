@@ -20,12 +20,14 @@ class Peer:
     choices: tuple[dict[str, Any], ...]
 
 
+# `spared_cores` are left to fetching and decoding by the engine's threads.
 LOOP = ({"batch_size": 8}, {"batch_size": 32})
 RAY = (
-    {"batch_size": 32, "fetch_cpus": 0.5, "blocks": 0},
-    {"batch_size": 8, "fetch_cpus": 0.5, "blocks": 0},
-    {"batch_size": 32, "fetch_cpus": 1.0, "blocks": 0},
-    {"batch_size": 32, "fetch_cpus": 0.5, "blocks": 4},
+    {"batch_size": 32, "fetch_cpus": 0.5, "block_images": 100},
+    {"batch_size": 8, "fetch_cpus": 0.5, "block_images": 100},
+    {"batch_size": 32, "fetch_cpus": 1.0, "block_images": 100},
+    {"batch_size": 32, "fetch_cpus": 0.5, "block_images": 25},
+    {"batch_size": 32, "fetch_cpus": 0.5, "block_images": 100, "spared_cores": 1},
 )
 BEAM = (
     {"batch_size": 8, "mode": "in_memory", "workers": 1},
@@ -37,6 +39,7 @@ DAFT = (
     {"batch_size": 32, "morsel": 0},
     {"batch_size": 8, "morsel": 0},
     {"batch_size": 32, "morsel": 64},
+    {"batch_size": 32, "morsel": 64, "spared_cores": 1},
 )
 
 PEERS = (

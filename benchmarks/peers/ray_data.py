@@ -43,7 +43,7 @@ def run(job: Job) -> None:
         return {"key": row["item"], "pixels": pixels}
 
     keys = list_keys(job)
-    blocks = job.choices["blocks"] or max(cores() * 2, len(keys) // 100)
+    blocks = max(cores(), len(keys) // job.choices["block_images"])
     dataset = ray.data.from_items(keys, override_num_blocks=min(blocks, len(keys)))
     dataset = dataset.map(prepare, num_cpus=job.choices["fetch_cpus"])
     dataset = dataset.map_batches(
