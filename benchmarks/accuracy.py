@@ -21,7 +21,7 @@ from inference.models.store import ModelStore
 from inference.ports import ModelHandle
 from inference.predicting import predict_batch
 from inference.settings import read_settings
-from inference.types import DecodedImage, ImageRef, ModelId
+from inference.types import ContentDigest, DecodedImage, ImageRef, ModelId
 
 
 def decoded(paths: list[Path], handle: ModelHandle, max_pixels: int) -> Iterator[DecodedImage]:
@@ -29,7 +29,7 @@ def decoded(paths: list[Path], handle: ModelHandle, max_pixels: int) -> Iterator
         data = path.read_bytes()
         ref = ImageRef("", path.name, "", len(data))
         pixels = decode_image(data, handle.preprocessing, max_pixels=max_pixels)
-        yield DecodedImage(ref, pixels, hashlib.sha256(data).digest())
+        yield DecodedImage(ref, pixels, ContentDigest(hashlib.sha256(data).digest()))
 
 
 def measure(paths: list[Path], handle: ModelHandle, max_pixels: int) -> str:

@@ -34,6 +34,7 @@ from inference.types import (
     ListedObject,
     ManifestChunk,
     ModelId,
+    ObjectContent,
     Outcome,
     PixelBatch,
     Pixels,
@@ -58,7 +59,7 @@ class MemoryStore:
     def list_pages(self, bucket: str, prefix: str) -> Iterator[Sequence[ListedObject]]:
         return self._real.list_pages(bucket, prefix)
 
-    def fetch(self, ref: ImageRef, *, max_bytes: int) -> bytes:  # noqa: ARG002 - the port's shape
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:  # noqa: ARG002 - the port's shape
         return self._objects[ref.key]
 
 

@@ -24,6 +24,7 @@ from inference.fetching import fetch_image
 from inference.predicting import predict_batch
 from inference.settings import Settings, read_settings
 from inference.types import (
+    ContentDigest,
     DecodedImage,
     ImageRef,
     Prediction,
@@ -122,8 +123,9 @@ def run(bucket: str, prefix: str, files: dict[str, list[str]], servers: dict[str
 
 
 def _predict(watch: Stopwatch, handle: Any, settings: Settings, paths: list[str]) -> dict[str, Any]:
+    content = ContentDigest(bytes(32))
     images = [
-        DecodedImage(ImageRef("", path, "", 1), decode_image(Path(path).read_bytes(), handle.preprocessing), bytes(32))
+        DecodedImage(ImageRef("", path, "", 1), decode_image(Path(path).read_bytes(), handle.preprocessing), content)
         for path in paths
     ]
     size = settings.batch_size or handle.best_batch_size
@@ -146,7 +148,7 @@ def _write(
         refs = [ref for chunk in sink.read_manifest(shard) for ref in chunk.refs]
         for batch, refs_of_batch in enumerate(_slices(refs, size), start=1):
             # Every image has content of its own.
-            outcomes = [Prediction(ref, top, ref.image_id.bytes * 2) for ref in refs_of_batch]
+            outcomes = [Prediction(ref, top, ContentDigest(ref.image_id.bytes * 2)) for ref in refs_of_batch]
             work.append((shard, batch, outcomes))
 
     def record(item: tuple[Any, int, list[Prediction]]) -> None:
