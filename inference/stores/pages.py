@@ -1,4 +1,4 @@
-"""Reads a page of ListObjectsV2 ten times faster than boto3 does, and leaves to boto3 what is out of the ordinary."""
+"""Reads pages of ListObjectsV2 several times faster than boto3, and leaves to it what is out of the ordinary."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _ROOT: Final = "ListBucketResult"
 def read_fast(client: S3Client) -> None:
     """Make a client read the answers to ListObjectsV2 itself; signing, sending and every error stay boto3's.
 
-    boto3 builds a tree twice and walks it by the description of the service, 0.1 to 0.2 ms for each key. An answer
-    that is no plain page (an error, cut, another document, a time or number in another form) is left to it, so that it
-    comes out as it always did.
+    boto3 builds a tree twice and walks it by the description of the service: 55 ms for 1,000 keys where this takes 7.
+    An answer that is no plain page (an error, cut, another document, a time or number in another form) is left to it,
+    so that it comes out as it always did.
     """
     # Handlers of this pattern are called before those of `s3.*`, of which one parses every answer to look for errors.
     client.meta.events.register_first("before-parse.*.ListObjectsV2", _before_parse)

@@ -262,20 +262,20 @@ class _Crew:
                 return None
             return key
 
-        # The shortest beginning of the present key behind whose kin there is something.
+        # The shortest beginning of the present key behind whose kin there is something; most often a short one.
         shared = len(self._prefix) if near.bound is None else max(len(self._prefix), _common_length(at, near.bound))
-        low, high = shared + 1, len(at)
+        low, high, step = shared + 1, len(at), 1
         found: tuple[str, str] | None = None
         length = 0
         while low <= high:
-            middle = (low + high) // 2
+            middle = min(low + step - 1, high) if found is None else (low + high) // 2
             point = _after_kin(at[:middle])
             key = first_behind(point)
             if point is not None and key is not None:
                 found, length = (point, key), middle
                 high = middle - 1
             else:
-                low = middle + 1
+                low, step = middle + 1, step * 2
         if found is None:
             return None
         stem = at[: length - 1]

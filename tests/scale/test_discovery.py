@@ -120,13 +120,12 @@ def discover(ledger: Ledger, size: Size, prefix: str, mode: str) -> dict[str, An
         run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     found: dict[str, Any] = json.loads(run.stdout)
-    without = found["seconds"] - bucket.said["busy_s"]
-    with_what = f"{size.outcomes:,} outcomes: {found['seconds']:.1f} s, {without:.1f} s without the responder's"
+    said, without = bucket.said, found["seconds"] - found["list_s"]
     print(  # noqa: T201 - what the suite is run for
-        f"\n{mode}: {found['discovered']:,} keys under {prefix} against {with_what} "
-        f"{bucket.said['busy_s']:.1f} s for {bucket.said['requests']:,} requests ({bucket.said['probes']:,} for one "
-        f"key); waited {found['list_s']:.1f} s for pages, {found['busy_s']:.1f} s of this process's own, at most "
-        f"{found['peak_bytes'] / MIB:.0f} MiB"
+        f"\n{mode}: {found['discovered']:,} keys under {prefix} against {size.outcomes:,} outcomes: "
+        f"{found['seconds']:.1f} s, {without:.1f} s without waiting for pages; the process itself was busy for "
+        f"{found['busy_s']:.1f} s and had at most {found['peak_bytes'] / MIB:.0f} MiB; the responder was busy for "
+        f"{said['busy_s']:.1f} s with {said['requests']:,} requests, {said['probes']:,} of them for one key"
     )
     assert found["peak_bytes"] < MOST_MEMORY
     return found
