@@ -1,6 +1,6 @@
 """What inference alone would do: ``python -m benchmarks.bound OPTIONS`` (JSON). Pixels in memory, nothing else runs.
 
-The engine, its batch size and its threads are those of the product's worker, so that no pipeline around this model on
+The engine, its batch size and its threads are those of the product's worker, so that no pipeline around this engine on
 this machine can be faster.
 """
 

@@ -68,7 +68,9 @@ def draw_contenders(findings: Findings) -> Any:
     entries = everybody(findings)
     if not entries:
         return None
-    bars = [("inference alone (bound)", findings["bound"], BOUND, f"{findings['bound']:.0f}")]
+    bars = [("LiteRT alone (bound)", findings["bound"], BOUND, f"{findings['bound']:.0f}")]
+    if alone := findings["engines"].get("tensorflow"):
+        bars.append(("TensorFlow alone", alone, BOUND, f"{alone:.0f}"))
     for entry in entries:
         rate = entry["steady_per_second"]
         colour = OURS if entry["name"].startswith("ours") else PEER

@@ -34,7 +34,7 @@ from benchmarks.contenders import (
     run_module,
 )
 from benchmarks.corpus import Corpus, Kind, make_corpus
-from benchmarks.peers.choices import LOOP, PEERS, Peer
+from benchmarks.peers.choices import LOOP, PEERS, Engine, Peer
 from benchmarks.pipeline import STAGES
 from benchmarks.results import NOTHING, Contender
 from benchmarks.servers import Servers, started
@@ -65,6 +65,8 @@ class Findings:
     pipelines: dict[str, Any] = field(default_factory=dict)
     ours: dict[str, Ours] = field(default_factory=dict)
     peers: list[Contender] = field(default_factory=list)
+    engines: dict[str, float] = field(default_factory=dict)
+    """Images a second of the model alone in the peers' environment, at its best."""
     tried: list[str] = field(default_factory=list)
     large: dict[str, Any] = field(default_factory=dict)
     copied: dict[str, Ours] = field(default_factory=dict)
@@ -143,16 +145,24 @@ class Bench:
                 self._failed(peer.name, error)
 
     def _faster_onednn(self) -> str:
-        """Return the flag with which TensorFlow is faster on this machine, of two looks at each."""
-        rates: dict[str, float] = {}
-        model = Peer("model only", "model_only", "tensorflow", LOOP)
-        for flag in ("0", "1", "1", "0"):
+        """Return the flag with which TensorFlow is faster on this machine, of two looks at each, and at LiteRT."""
+        looks: list[tuple[Engine, str]] = [
+            ("tensorflow", "0"), ("tensorflow", "1"), ("litert", "0"),
+            ("tensorflow", "1"), ("tensorflow", "0"), ("litert", "0"),
+        ]  # fmt: skip
+        best: dict[tuple[Engine, str], float] = {}
+        for engine, flag in looks:
+            model = Peer("model only", "model_only", engine, LOOP)
             peers = Peers(self.servers, self.options.peer_python, flag)
             ended, _ = peers.run(model, peers.job(model, SMALL, "unused", model.choices[0]))
-            for size, rate in last_json(ended.output).items():
-                rates[flag] = max(rates.get(flag, 0.0), rate)
-                self._tried(f"TensorFlow alone, TF_ENABLE_ONEDNN_OPTS={flag}, batch {size}", rate)
-        return max(rates, key=lambda flag: rates[flag])
+            for size, look in last_json(ended.output).items():
+                best[engine, flag] = max(best.get((engine, flag), 0.0), look["per_second"])
+                onednn = f", oneDNN {'on' if flag == '1' else 'off'}" if engine == "tensorflow" else ""
+                name = f"model alone, {engine}{onednn}, batch {size}, {look['cpu_ms']:.2f} CPU ms/image"
+                self._tried(name, look["per_second"])
+        flag = max("01", key=lambda flag: best["tensorflow", flag])
+        self.found.engines = {"tensorflow": best["tensorflow", flag], "litert": best["litert", "0"]}
+        return flag
 
     def _best_choice(self, peers: Peers, peer: Peer) -> dict[str, Any]:
         """Try each of a peer's choices on a few images."""
@@ -331,6 +341,8 @@ def report(found: Findings) -> str:
     everybody = [*(ours.contender for ours in found.ours.values()), *found.peers]
     if everybody:
         parts += [results.contenders_table(everybody), results.cpu_table(everybody)]
+    if found.tried:
+        parts.append("tried beforehand:\n" + "\n".join(found.tried))
     if found.large:
         parts.append(results.pipelines_table({f"12 MP, {name} decode": row for name, row in found.large.items()}, 0.0))
     if found.copied:
@@ -380,6 +392,7 @@ def readme_rows(found: Findings) -> dict[str, list[str]]:
             machine,
             f"{found.images:,}",
             f"{found.bound:.0f}",
+            f"{found.engines['tensorflow']:.0f}" if found.engines else NOTHING,
             results.rate_cell(cli),
             results.rate_cell(airflow),
             *(results.rate_cell(peers.get(peer.name)) for peer in PEERS),
@@ -468,7 +481,8 @@ def as_json(found: Findings) -> dict[str, Any]:
         return {**with_rates(ours.contender), "summary": ours.summary, "memory": ours.memory}
 
     return {
-        **{name: getattr(found, name) for name in ("machine", "started_at", "images", "bounds", "bound", "tried")},
+        **{name: getattr(found, name) for name in ("machine", "started_at", "images", "bounds", "bound")},
+        **{name: getattr(found, name) for name in ("engines", "tried")},
         **{name: getattr(found, name) for name in ("stages", "pipelines", "large", "failed")},
         "commit": commit(),
         "ours": {name: with_memory(ours) for name, ours in found.ours.items()},

@@ -219,6 +219,7 @@ def findings() -> Findings:
         started_at="2026-11-25 02:00 UTC",
         images=108,
         bounds=[39.0, 41.0],
+        engines={"tensorflow": 44.0, "litert": 45.0},
         stages=dict.fromkeys(names, row),
         pipelines={"whole": row},
         ours={"cli": ours, "airflow": ours},
@@ -243,7 +244,7 @@ def test_a_run_is_appended_to_the_tables_of_the_readme(tmp_path, findings):
     assert len(after) == len(before) + 2 * len(readme_rows(findings))
     assert [line for line in after if line in before] == before  # nothing else changed
     [rates] = {line for line in new if "CPU / one" in line}
-    assert "| 108 | 40 | 10 (0.25) | 10 (0.25) |" in rates
+    assert "| 108 | 40 | 44 | 10 (0.25) | 10 (0.25) |" in rates
 
 
 def test_what_was_not_measured_is_a_dash():
