@@ -107,6 +107,10 @@ class DummyHandle:
     def best_batch_size(self) -> int:
         return self.real.best_batch_size
 
+    @property
+    def parallel_calls(self) -> int:
+        return self.real.parallel_calls
+
     def predict(self, pixels: PixelBatch) -> Scores:
         return dummy_scores(len(pixels), len(self.labels))
 
@@ -213,6 +217,7 @@ def run(
                 sink=DummySink(sink) if "write" in dummies else sink,
                 clock=wiring.SystemClock(),
                 batch_size=settings.batch_size or handle.best_batch_size,
+                calls_a_batch=wiring.CALLS_A_BATCH,
                 fetch_threads=settings.fetch_threads,
                 decode_threads=settings.decode_threads,
                 window=settings.window,

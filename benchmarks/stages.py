@@ -131,7 +131,9 @@ def _predict(watch: Stopwatch, handle: Any, settings: Settings, paths: list[str]
     size = settings.batch_size or handle.best_batch_size
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     predict_batch(batches[0], handle)
-    return watch.over(lambda batch: predict_batch(batch, handle), batches, threads=1, images=len(images))
+    return watch.over(
+        lambda batch: predict_batch(batch, handle), batches, threads=handle.parallel_calls, images=len(images)
+    )
 
 
 def _write(
@@ -141,7 +143,7 @@ def _write(
     plan = wiring.discover(request, store=store, sink=sink)
     row = dummy_scores(1, len(handle.labels))[0]
     top = tuple(ScoredLabel(handle.labels[column], float(row[column])) for column in range(settings.top_k))
-    size = settings.batch_size or handle.best_batch_size
+    size = wiring.CALLS_A_BATCH * (settings.batch_size or handle.best_batch_size)
     work = []
     for number in plan.shards:
         shard = sink.claim_shard(plan.run_id, number)

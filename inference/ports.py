@@ -141,7 +141,7 @@ class Listing(Protocol):
 
 
 class ModelHandle(Protocol):
-    """A loaded model. Not thread-safe: one handle serves one caller at a time."""
+    """A loaded model. Serves ``parallel_calls`` callers at a time; more of them wait, or are not allowed."""
 
     @property
     def model_id(self) -> ModelId:
@@ -166,6 +166,11 @@ class ModelHandle(Protocol):
     @property
     def best_batch_size(self) -> int:
         """Images a call at which this engine is fastest."""
+        ...
+
+    @property
+    def parallel_calls(self) -> int:
+        """Calls of ``predict`` that this engine can serve at a time, and is fastest with; at least 1."""
         ...
 
     def predict(self, pixels: PixelBatch) -> Scores:

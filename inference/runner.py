@@ -130,8 +130,9 @@ class _Attempt:
 class ShardRunner:
     """Classifies what is left of a shard: every ref ends as an outcome in the sink, or as gone.
 
-    Threads fetch and decode, one writes, the caller's predicts. Memory is bounded by ``window`` decoded images and
-    by ``fetch_threads`` objects that were fetched and are not decoded yet, and these by ``memory``.
+    Threads fetch and decode, as many predict as the handle serves at a time, one writes; the caller's hands on from one
+    to the other. Memory is bounded by ``window`` decoded images and by ``fetch_threads`` objects that were fetched and
+    are not decoded yet, and these by ``memory``.
 
     What the last attempt may have been busy with when it was killed is decoded in processes apart, before anything
     else: an image that kills or hangs its decoder is found there, and costs nobody else a label.
@@ -142,6 +143,9 @@ class ShardRunner:
     sink: OutcomeSink
     clock: Clock
     batch_size: int
+    """Images in one call of the model."""
+    calls_a_batch: int
+    """Calls of the model whose outcomes are recorded at once."""
     fetch_threads: int
     decode_threads: int
     """How many of the threads that fetch may decode at a time."""
@@ -171,7 +175,17 @@ class ShardRunner:
         Those in the window, those of the batches that are filled, predicted and written, and those set aside.
         """
         set_aside = MAX_SET_ASIDE + TROUBLE_BEFORE_GIVING_UP
-        return self.window + (WRITES_BEHIND + 2) * (self.batch_size + MAX_HELD_BACK) + set_aside
+        batches_at_a_time = 1 + self._predicting_at_most + WRITES_BEHIND
+        return self.window + batches_at_a_time * (self._recorded_at_once + MAX_HELD_BACK) + set_aside
+
+    @property
+    def _recorded_at_once(self) -> int:
+        return self.calls_a_batch * self.batch_size
+
+    @property
+    def _predicting_at_most(self) -> int:
+        """Batches that are being predicted, and one more that waits for it, so that no call waits for a batch."""
+        return self.handle.parallel_calls + 1
 
     def run(self, shard: Shard) -> ShardStats:
         """Classify what is left of a claimed shard and close it.
@@ -199,15 +213,27 @@ class ShardRunner:
     def _work(self, attempt: _Attempt) -> None:
         with (
             ThreadPoolExecutor(self.fetch_threads, thread_name_prefix="fetch-decode") as io,
+            ThreadPoolExecutor(self.handle.parallel_calls, thread_name_prefix="predict") as engine,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
         ):
+            predicting: deque[tuple[int, Batch, Future[list[Outcome]]]] = deque()
             writes: deque[Future[None]] = deque()
+
+            def hand_on() -> None:
+                """Have the oldest batch written when it is predicted: batches are recorded in order."""
+                number, batch, outcomes = predicting.popleft()
+                predicted = outcomes.result()
+                while len(writes) >= WRITES_BEHIND:
+                    writes.popleft().result()
+                writes.append(writer.submit(self._write, attempt, number, batch, predicted))
+
             try:
-                for number, batch in enumerate(batches(self._prepared(attempt, io), self.batch_size), start=1):
-                    outcomes = self._predict(batch, attempt)
-                    while len(writes) >= WRITES_BEHIND:
-                        writes.popleft().result()
-                    writes.append(writer.submit(self._write, attempt, number, batch, outcomes))
+                for number, batch in enumerate(batches(self._prepared(attempt, io), self._recorded_at_once), start=1):
+                    while len(predicting) >= self._predicting_at_most:
+                        hand_on()
+                    predicting.append((number, batch, engine.submit(self._predict, batch, attempt)))
+                while predicting:
+                    hand_on()
                 for write in writes:
                     write.result()
             except BaseException as error:
@@ -215,6 +241,7 @@ class ShardRunner:
                     self.sink.give_up()  # somebody wants us to end: what waits for the database waits no longer
                 # What is queued is dropped; what is being written ends on its own terms.
                 io.shutdown(wait=False, cancel_futures=True)
+                engine.shutdown(wait=False, cancel_futures=True)
                 writer.shutdown(wait=False, cancel_futures=True)
                 attempt.close()
                 raise

@@ -40,6 +40,10 @@ SHARD_ATTEMPTS = 5
 
 SHARD_RETRY_PAUSE_S = 5.0
 
+CALLS_A_BATCH = 4
+"""Calls of the model whose outcomes are recorded at once: enough to make the round trip a small part of it, and few
+enough that little is computed again after a crash."""
+
 
 class SystemClock:
     """The machine's own clock."""
@@ -82,8 +86,17 @@ def open_sink(settings: Settings) -> PostgresSink:
     return PostgresSink(settings)
 
 
-def load_model(model: ModelId, sink: PostgresSink, settings: Settings, *, device: Device) -> ModelHandle:
+def load_model(
+    model: ModelId, sink: PostgresSink, settings: Settings, *, device: Device, parallel_calls: int | None = None
+) -> ModelHandle:
     """Load a registered model, after checking its files against what was registered.
+
+    Args:
+        model: Which one.
+        sink: Knows what was registered.
+        settings: The model store, and the engine's threads.
+        device: Decides the engine.
+        parallel_calls: Calls that share the threads; None for what the engine is fastest with.
 
     Raises:
         ModelUnknownError: the model store does not hold it.
@@ -100,7 +113,7 @@ def load_model(model: ModelId, sink: PostgresSink, settings: Settings, *, device
         registry.check_registered(connection, manifest)
     engine = engine_of(device)
     folder = store.check_files(manifest, engine)
-    return load_handle(manifest, folder, engine, settings.engine_threads)
+    return load_handle(manifest, folder, engine, settings.engine_threads, parallel_calls=parallel_calls)
 
 
 def available_device(wanted: Device, *, allow_cpu_fallback: bool) -> Device:
@@ -222,6 +235,7 @@ def run_shard(
             sink=sink,
             clock=SystemClock(),
             batch_size=settings.batch_size or handle.best_batch_size,
+            calls_a_batch=CALLS_A_BATCH,
             fetch_threads=settings.fetch_threads,
             decode_threads=settings.decode_threads,
             window=settings.window,
@@ -380,4 +394,5 @@ def load_served_model(settings: Settings, model: str) -> ModelHandle:
         SinkUnavailableError, SinkCredentialsError, SchemaMissingError: no database to ask.
     """
     with open_sink(settings) as sink:
-        return load_model(sink.resolve_model(model), sink, settings, device="cpu")
+        # One call with every core: whoever waits for an answer wants it soon.
+        return load_model(sink.resolve_model(model), sink, settings, device="cpu", parallel_calls=1)

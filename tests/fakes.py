@@ -110,6 +110,7 @@ class FakeHandle:
         self.preprocessing = Preprocessing(height, width, crop_fraction=1.0, resize_filter="nearest")
         self.engine = "litert"
         self.best_batch_size = best_batch_size
+        self.parallel_calls = 1
         self.batch_sizes: list[int] = []
         """Images of each call so far."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -38,3 +40,11 @@ class ModelHandleContract:
         assert str(handle.model_id) == f"{handle.model_id.name}@{handle.model_id.version}"
         assert handle.engine in {"litert", "tensorflow"}
         assert handle.best_batch_size >= 1
+        assert handle.parallel_calls >= 1
+
+    def test_as_many_callers_as_it_serves_at_a_time_each_get_their_own_scores(self, handle: ModelHandle):
+        given = [self.pixels(handle, 5)[number:] for number in range(5)] * 4
+        expected = [handle.predict(pixels) for pixels in given]
+        with ThreadPoolExecutor(handle.parallel_calls) as callers:
+            for scores, alone in zip(callers.map(handle.predict, given), expected, strict=True):
+                np.testing.assert_array_equal(scores, alone)

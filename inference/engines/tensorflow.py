@@ -65,6 +65,7 @@ class TensorFlowHandle:
         self._tf = tf = import_tensorflow()
         self._facts = facts
         _configure_once(tf, threads)
+        self.parallel_calls = 1
         self.best_batch_size = 32 if tf.config.list_logical_devices("GPU") else 8
         try:
             # Kept, because a function that was taken out of a SavedModel does not keep its variables alive.

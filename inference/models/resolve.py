@@ -11,7 +11,12 @@ from inference.settings import available_cores
 
 
 def load_handle(
-    manifest: Manifest, folder: Path, engine: EngineName = "litert", threads: int | None = None
+    manifest: Manifest,
+    folder: Path,
+    engine: EngineName = "litert",
+    threads: int | None = None,
+    *,
+    parallel_calls: int | None = None,
 ) -> ModelHandle:
     """Load a model whose files were checked (``ModelStore.check_files``).
 
@@ -20,6 +25,7 @@ def load_handle(
         folder: Where its files lie.
         engine: What executes it.
         threads: Cores to use; None for every core of this process.
+        parallel_calls: Calls that share them; None for what the engine is fastest with.
 
     Raises:
         ModelFilesError: no artefact for this engine, or it is not there.
@@ -36,7 +42,7 @@ def load_handle(
     if engine == "litert":
         from inference.engines.litert import LiteRTHandle
 
-        return LiteRTHandle(path, manifest.facts, threads=cores)
+        return LiteRTHandle(path, manifest.facts, threads=cores, parallel_calls=parallel_calls)
     from inference.engines.tensorflow import TensorFlowHandle
 
     return TensorFlowHandle(path, manifest.facts, threads=cores)

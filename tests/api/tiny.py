@@ -48,6 +48,10 @@ class TinyHandle:
     def best_batch_size(self) -> int:
         return 4
 
+    @property
+    def parallel_calls(self) -> int:
+        return 1
+
     def predict(self, pixels: PixelBatch) -> Scores:
         if not self._busy.acquire(blocking=False):
             raise ModelExecutionError("two callers at once")

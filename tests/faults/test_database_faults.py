@@ -103,6 +103,7 @@ def runner(sink: PostgresSink, store: FakeStore, handle: FakeHandle | None = Non
         sink=sink,
         clock=SystemClock(),
         batch_size=2,
+        calls_a_batch=1,
         fetch_threads=3,
         decode_threads=2,
         window=8,

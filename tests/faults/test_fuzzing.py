@@ -125,6 +125,7 @@ def test_a_run_over_damaged_objects_gives_each_a_label_or_a_dead_letter_with_a_c
         sink=ledger.sink,
         clock=SystemClock(),
         batch_size=32,
+        calls_a_batch=1,
         fetch_threads=4,
         decode_threads=2,
         window=64,

@@ -627,6 +627,7 @@ class LedgerStates(RuleBasedStateMachine):
             sink=self.stand.computing,
             clock=SystemClock(),
             batch_size=BATCH,
+            calls_a_batch=1,
             fetch_threads=2,
             decode_threads=2,
             window=4,

@@ -144,6 +144,7 @@ class Stand:
             "sink": self.ledger.sink,
             "clock": SystemClock(),
             "batch_size": 4,
+            "calls_a_batch": 1,
             "fetch_threads": 8,
             "decode_threads": 2,
             "window": 16,

@@ -68,6 +68,7 @@ def runner(ledger: Ledger, store: FakeStore, **changes: Any) -> ShardRunner:
         "sink": ledger.sink,
         "clock": SystemClock(),
         "batch_size": 4,
+        "calls_a_batch": 1,
         "fetch_threads": 3,
         "decode_threads": 2,
         "window": 8,

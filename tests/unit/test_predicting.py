@@ -34,6 +34,7 @@ class ByRedHandle:
     preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(2, 2, 1.0, "nearest"))
     engine: str = "fake"
     best_batch_size: int = 4
+    parallel_calls: int = 1
 
     def predict(self, pixels: PixelBatch) -> Scores:
         scores = np.full((len(pixels), len(self.labels)), 0.1, np.float32)
