@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import deque
@@ -17,6 +18,7 @@ from inference.errors import (
     DecoderTimeoutError,
     ImageError,
     ImageGoneError,
+    InferenceError,
     ObjectAccessDeniedError,
     ObjectUnreadableError,
     StoreCredentialsError,
@@ -216,26 +218,10 @@ class ShardRunner:
             ThreadPoolExecutor(self.handle.parallel_calls, thread_name_prefix="predict") as engine,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
         ):
-            predicting: deque[tuple[int, Batch, Future[list[Outcome]]]] = deque()
-            writes: deque[Future[None]] = deque()
-
-            def hand_on() -> None:
-                """Have the oldest batch written when it is predicted: batches are recorded in order."""
-                number, batch, outcomes = predicting.popleft()
-                predicted = outcomes.result()
-                while len(writes) >= WRITES_BEHIND:
-                    writes.popleft().result()
-                writes.append(writer.submit(self._write, attempt, number, batch, predicted))
-
             try:
-                for number, batch in enumerate(batches(self._prepared(attempt, io), self._recorded_at_once), start=1):
-                    while len(predicting) >= self._predicting_at_most:
-                        hand_on()
-                    predicting.append((number, batch, engine.submit(self._predict, batch, attempt)))
-                while predicting:
-                    hand_on()
-                for write in writes:
-                    write.result()
+                self._record_in_order(
+                    attempt, batches(self._prepared(attempt, io), self._recorded_at_once), engine, writer
+                )
             except BaseException as error:
                 if not isinstance(error, Exception):
                     self.sink.give_up()  # somebody wants us to end: what waits for the database waits no longer
@@ -245,6 +231,44 @@ class ShardRunner:
                 writer.shutdown(wait=False, cancel_futures=True)
                 attempt.close()
                 raise
+
+    def _record_in_order(
+        self, attempt: _Attempt, filled: Iterator[Batch], engine: ThreadPoolExecutor, writer: ThreadPoolExecutor
+    ) -> None:
+        """Have batches predicted, several at a time, and written, one after the other.
+
+        Raises:
+            InferenceError: what ended the batches, once those before it are recorded, or what predicting or
+                writing met.
+        """
+        predicting: deque[tuple[int, Batch, Future[list[Outcome]]]] = deque()
+        writes: deque[Future[None]] = deque()
+
+        def hand_on() -> None:
+            number, batch, outcomes = predicting.popleft()
+            predicted = outcomes.result()
+            while len(writes) >= WRITES_BEHIND:
+                writes.popleft().result()
+            writes.append(writer.submit(self._write, attempt, number, batch, predicted))
+
+        trouble: InferenceError | None = None
+        for number in itertools.count(1):
+            try:
+                batch = next(filled)
+            except StopIteration:
+                break
+            except InferenceError as error:
+                trouble = error
+                break
+            while len(predicting) >= self._predicting_at_most:
+                hand_on()
+            predicting.append((number, batch, engine.submit(self._predict, batch, attempt)))
+        while predicting:
+            hand_on()
+        for write in writes:
+            write.result()
+        if trouble is not None:
+            raise trouble
 
     def _prepared(self, attempt: _Attempt, io: ThreadPoolExecutor) -> Iterator[Prepared]:
         """Yield every ref fetched and decoded, in manifest order, and counts of refs that were settled elsewhere."""

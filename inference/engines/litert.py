@@ -18,8 +18,8 @@ from inference.errors import ModelExecutionError
 from inference.types import LabelMap, ModelId, PixelBatch, Preprocessing, Scores
 
 MOST_INTERPRETERS: Final = 4
-"""Each keeps the weights once more, as its kernels want them: about 30 MB for EfficientNet-Lite0. With more cores each
-gets several threads."""
+"""Each keeps the weights once more, as its kernels want them, and what a call works on: about 70 MB for EfficientNet-
+Lite0. With more cores each gets several threads."""
 
 
 class LiteRTHandle:

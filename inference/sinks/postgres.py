@@ -492,20 +492,22 @@ class PostgresSink:
 
     def _find_copies(self, shard: Shard, refs: Sequence[ImageRef]) -> dict[int, CopiedPrediction]:
         """Return what the shard's model has made of the same bytes before, by the place of the ref."""
-        places = [place for place, ref in enumerate(refs) if ref.size_bytes and may_be_md5(ref.etag)]
+        places: dict[tuple[str, int], list[int]] = {}
+        for place, ref in enumerate(refs):
+            if ref.size_bytes and may_be_md5(ref.etag):
+                places.setdefault((ref.etag, ref.size_bytes), []).append(place)
         if not places:
             return {}
-        what = {
-            "place": places,
-            "etag": [refs[place].etag for place in places],
-            "size_bytes": [refs[place].size_bytes for place in places],
-            "model_id": shard.model_key,
-        }
+        same = list(places.values())
+        etags, sizes = zip(*places, strict=True)
+        what = {"etag": list(etags), "size_bytes": list(sizes), "model_id": shard.model_key}
         rows = self._retried(lambda: self._connection.execute(statement("find_copies"), what).fetchall())
-        return {
+        found = {
             place: CopiedPrediction(refs[place], Label(label, label_id), score, tuple(names), tuple(scores), engine)
-            for place, label, label_id, score, names, scores, engine in rows
+            for number, label, label_id, score, names, scores, engine in rows
+            for place in same[number - 1]
         }
+        return dict(sorted(found.items()))
 
     def record_batch(
         self,

@@ -42,7 +42,8 @@ read AS (
     UPDATE nightlabel.image AS i
     SET content_sha256 = decode(g.content_sha256, 'hex'), is_etag_md5 = g.is_etag_md5
     FROM recorded JOIN given AS g USING (image_id)
-    WHERE i.image_id = recorded.image_id AND i.content_sha256 IS NULL AND g.content_sha256 IS NOT NULL
+    WHERE i.image_id = recorded.image_id AND g.content_sha256 IS NOT NULL
+        AND (i.content_sha256 IS NULL OR (g.is_etag_md5 AND NOT i.is_etag_md5))
 ),
 counted AS (
     SELECT

@@ -882,7 +882,7 @@ DEFECTS = {
     ),
     "copied labels are counted as computed": Defect("record_batch", "s.copied + counted.copied", "s.copied"),
     "labels are copied from another model": Defect(
-        "find_copies", "o.model_id = %(model_id)s", "(o.model_id = %(model_id)s OR true)"
+        "find_copies", "c.model_id = %(model_id)s", "(c.model_id = %(model_id)s OR true)"
     ),
     "labels are copied from bytes that nobody has read": Defect("find_copies", "AND i.is_etag_md5 ", ""),
     "what was gone is counted by each attempt": Defect("recount_shard", "gone = 0, ", ""),

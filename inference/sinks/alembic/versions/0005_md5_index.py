@@ -1,9 +1,9 @@
-"""Labels that are copied for equal bytes."""
+"""Finds images by the MD5 that their ETag is."""
 
 from inference.sinks.migrating import run_file
 
-revision = "0003"
-down_revision = "0002"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:
