@@ -276,7 +276,8 @@ class ShardRunner:
         in_a_row = 0
         for prepared in self._judged(self._in_order(attempt, io)):
             if not isinstance(prepared, _Trouble):
-                in_a_row *= isinstance(prepared, CopiedPrediction)  # for which the store was not asked
+                if not isinstance(prepared, CopiedPrediction):  # for a copy the store was not asked
+                    in_a_row = 0
                 yield prepared
                 continue
             in_a_row += 1

@@ -240,7 +240,9 @@ class DoneElsewhere:
     images: int
 
 
-Outcome: TypeAlias = Prediction | CopiedPrediction | DeadLetter
+Classified: TypeAlias = Prediction | DeadLetter
+"""What becomes of bytes."""
+Outcome: TypeAlias = Classified | CopiedPrediction
 Prepared: TypeAlias = DecodedImage | CopiedPrediction | DeadLetter | Gone | DoneElsewhere
 """What becomes of refs before the model is asked."""
 

@@ -13,7 +13,7 @@ from inference.api.bodies import Upload
 from inference.api.errors import ModelNotReadyError
 from inference.errors import EmptyObjectError, ImageError, InferenceError
 from inference.settings import Settings
-from inference.types import ContentDigest, DeadLetter, DecodedImage, ImageRef, ModelId, Prediction, Stage
+from inference.types import Classified, ContentDigest, DeadLetter, DecodedImage, ImageRef, ModelId, Prediction, Stage
 
 if TYPE_CHECKING:
     from inference.ports import ModelHandle
@@ -67,7 +67,7 @@ class Classifier:
             raise ModelNotReadyError("The model could not be loaded; the service's log says why.")
         raise ModelNotReadyError("The model is being loaded; try again in a few seconds.")
 
-    async def classify(self, uploads: Sequence[Upload], top_k: int) -> tuple[ModelId, list[Prediction | DeadLetter]]:
+    async def classify(self, uploads: Sequence[Upload], top_k: int) -> tuple[ModelId, list[Classified]]:
         """Give each upload its outcome; a bad image costs no other its label.
 
         Args:

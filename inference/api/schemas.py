@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from inference.types import DeadLetter, ModelId, Prediction, ScoredLabel
+from inference.types import Classified, DeadLetter, ModelId, Prediction, ScoredLabel
 
 
 def shortest_score(score: float) -> float:
@@ -102,7 +102,7 @@ class Classification(BaseModel):
     results: list[ClassifiedImage | FailedImage] = Field(description="One for each image, in the request's order.")
 
     @classmethod
-    def of(cls, model_id: ModelId, names: Sequence[str], outcomes: Sequence[Prediction | DeadLetter]) -> Classification:
+    def of(cls, model_id: ModelId, names: Sequence[str], outcomes: Sequence[Classified]) -> Classification:
         """Map outcomes, in order, under the names that the caller gave them."""
         return cls(
             model=ServedModel.of(model_id),
@@ -110,7 +110,7 @@ class Classification(BaseModel):
         )
 
 
-def result_of(name: str, outcome: Prediction | DeadLetter) -> ClassifiedImage | FailedImage:
+def result_of(name: str, outcome: Classified) -> ClassifiedImage | FailedImage:
     """Map one outcome."""
     match outcome:
         case Prediction():

@@ -5,7 +5,7 @@ import pytest
 from tests.loading import modules_loaded_by, packages_loaded_by
 
 ENGINES = {"tensorflow", "tensorflow_hub", "keras", "tf_keras", "ai_edge_litert"}
-ADAPTERS = {"boto3", "botocore", "psycopg", "psycopg2", "sqlalchemy", "alembic", "pyarrow"}
+ADAPTERS = {"boto3", "botocore", "psycopg", "psycopg2", "sqlalchemy", "alembic", "obstore", "pyarrow"}
 PIXELS = {"numpy", "PIL", "pandas"}
 AIRFLOW = {"airflow"}
 

@@ -36,7 +36,7 @@ POISONED = Path(__file__).parent / "poisoned"
 MB = 1_000_000
 
 ENOUGH_FOR_THE_LARGEST = 950 * MB
-"""Enough for one of the huge images at a time, beside the 190 MB of a worker with its model."""
+"""Enough for one of the huge images at a time, beside the 240 MB of a worker with its model."""
 
 ENOUGH_FOR_THE_LARGEST_APART = 1_200 * MB
 TOO_LITTLE_FOR_THE_LARGEST = 600 * MB

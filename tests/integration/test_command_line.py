@@ -122,6 +122,10 @@ def test_migrate_and_classify_are_all_that_one_needs(unmigrated: CommandLine, bu
     again = cli.classify("--bucket", bucket.name, "--prefix", "in/")
     assert (again["already_done"], again["labelled"], again["dead"]) == (len(PHOTOS) + 1, 0, 0)
 
+    elsewhere = cli.classify("--bucket", bucket.name)
+    assert (elsewhere["labelled"], elsewhere["copied"]) == (1, 1), "the same photo under another key"
+    assert cli.labels()["elsewhere/cat.png"] == cli.labels()["in/cat.png"]
+
 
 def test_overwriting_going_back_and_deleting(cli: CommandLine, bucket: Bucket):
     cat, rocket = photo("cat"), photo("rocket")

@@ -145,6 +145,18 @@ def test_an_image_with_a_copied_label_vouches_for_no_other(ledger: Ledger):
     assert night(ledger, store).copied == 0
 
 
+def test_what_was_read_by_code_that_did_not_look_at_the_md5_vouches_once_it_is_read_again(ledger: Ledger):
+    store = FakeStore({"a": png(RED)})
+    night(ledger, store)
+    ledger.execute("UPDATE nightlabel.image SET is_etag_md5 = false")
+    ledger.register("better", "1", "production")
+    again = plan(ledger, store, scope="not_by_this_model")
+    runner(ledger, store).run(ledger.sink.claim_shard(again.run_id, 0))
+    store.put("b", png(RED))
+
+    assert night(ledger, store).copied == 1
+
+
 def test_thousands_of_copies_are_recorded_hundreds_at_a_time_and_counted_once(ledger: Ledger):
     store = FakeStore({"0": png(RED)})
     night(ledger, store)
