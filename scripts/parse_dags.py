@@ -25,7 +25,7 @@ REPEATS = 3
 
 HEAVY = frozenset(
     {
-        "PIL", "ai_edge_litert", "alembic", "boto3", "botocore", "keras", "numpy", "pandas", "psycopg", "psycopg2",
+        "PIL", "ai_edge_litert", "alembic", "boto3", "botocore", "keras", "numpy", "obstore", "pandas", "psycopg", "psycopg2",
         "pyarrow", "pydantic_settings", "tensorflow", "tensorflow_hub", "tf_keras",
     }
 )  # fmt: skip

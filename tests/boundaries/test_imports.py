@@ -43,7 +43,7 @@ def test_the_stages_on_pixels_know_no_airflow_no_engine_and_no_adapter(module):
 @pytest.mark.parametrize(
     ("module", "own"),
     [
-        ("inference.stores.s3", {"boto3", "botocore"}),
+        ("inference.stores.s3", {"boto3", "botocore", "obstore"}),
         ("inference.sinks.postgres", {"psycopg"}),
         ("inference.engines.litert", {"ai_edge_litert", "numpy"}),
     ],
