@@ -25,8 +25,8 @@ REPEATS = 3
 
 HEAVY = frozenset(
     {
-        "PIL", "ai_edge_litert", "alembic", "boto3", "botocore", "keras", "numpy", "obstore", "pandas", "psycopg", "psycopg2",
-        "pyarrow", "pydantic_settings", "tensorflow", "tensorflow_hub", "tf_keras",
+        "PIL", "ai_edge_litert", "alembic", "boto3", "botocore", "keras", "numpy", "obstore", "pandas",
+        "psycopg", "psycopg2", "pyarrow", "pydantic_settings", "tensorflow", "tensorflow_hub", "tf_keras",
     }
 )  # fmt: skip
 """What the Dags and plugins must not add to what Airflow loads by itself."""
