@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import threading
 import time
@@ -11,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -43,7 +45,7 @@ from inference.errors import (
     StoreUnavailableError,
 )
 from inference.stores.pages import listed_objects, read_fast
-from inference.stores.quick_reads import QuickReads
+from inference.stores.quick_reads import LONGEST_READ_S, QuickRead, QuickReads
 from inference.stores.ranges import Page, list_in_ranges
 from inference.types import ImageRef, ListedObject, ObjectContent, clean_etag, may_be_md5
 
@@ -145,7 +147,9 @@ class S3Store:
     back all at once. All threads together may repeat 100 requests at once and two a second in the long run; over
     that budget, and ``fetch_timeout_s`` after the first attempt, trouble is reported as it comes. boto3 itself repeats
     nothing. An object that does not come in the end is tried three times more as long as the store gives another one
-    just before and just after, which tells trouble with the object from trouble with the store.
+    just before and just after, which tells trouble with the object from trouble with the store. A read by
+    ``stores.quick_reads`` that failed is the first of an object's requests, though even then, and whatever the budget,
+    it is asked for once by boto3, at once, to learn what is wrong.
 
     Args:
         session: A session that already knows its credentials, such as Airflow's hook for AWS makes.
@@ -160,7 +164,8 @@ class S3Store:
         read_timeout_s: Seconds to wait for the next bytes.
         fetch_timeout_s: Seconds for one object, or one page of a listing, all attempts together. What is being read
             then is cut off, however regularly bytes come; between two of them, and before the first of an answer, it
-            waits ``read_timeout_s``.
+            waits ``read_timeout_s``. They begin after the read by ``stores.quick_reads``, which takes a quarter of
+            them, ``read_timeout_s`` or 10 seconds at most, whichever is least.
         attempts: Requests for the same thing, the first included.
         list_threads: Pages of a listing that are asked for at a time.
     """
@@ -244,7 +249,8 @@ class S3Store:
     def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
         """Return the object's bytes, whole, if it still is the version of ``ref``.
 
-        Most objects come by one request of ``stores.quick_reads``. What does not is asked for as the class says.
+        Most objects come by one request of ``stores.quick_reads``. What does not is asked for as the class says, and
+        has the full ``fetch_timeout_s`` for that, however long the first request took.
 
         Raises:
             ImageGoneError: deleted, or overwritten since the listing.
@@ -254,14 +260,18 @@ class S3Store:
             StoreUnavailableError: no answer, or every one of them was cut short, stalled, took too long or did not
                 match its checksum.
         """
-        end = time.monotonic() + self._fetch_timeout_s
         quick = self._connection().quick
-        data = None if quick is None else quick.read(ref, max_bytes=max_bytes)
-        if data is not None:
-            self._remember(ref, data)
-            return ObjectContent(data, is_etag_md5=True)
+        got = QuickRead() if quick is None else quick.read(ref, max_bytes=max_bytes)
+        if got.data is not None:
+            self._remember(ref, got.data)
+            return ObjectContent(got.data, is_etag_md5=True)
+        end = time.monotonic() + self._fetch_timeout_s
         try:
-            data = self._patiently(lambda client, give_up_at: self._get(client, ref, max_bytes, give_up_at), end)
+            data = self._patiently(
+                lambda client, give_up_at: self._get(client, ref, max_bytes, give_up_at),
+                end,
+                asked_before=int(got.has_failed),
+            )
         except StoreUnavailableError as error:
             if self._attempts == 1:
                 raise
@@ -333,16 +343,19 @@ class S3Store:
         except InferenceError:
             return
 
-    def _patiently(self, ask: Callable[[S3Client, float], T], give_up_at: float | None = None) -> T:
+    def _patiently(
+        self, ask: Callable[[S3Client, float], T], give_up_at: float | None = None, *, asked_before: int = 0
+    ) -> T:
         """Return what ``ask`` returns; try again as the class promises.
 
         Args:
             ask: Called with a client and with the time (monotonic) when the last attempt has to be over.
             give_up_at: That time; by default ``fetch_timeout_s`` from now.
+            asked_before: Requests for the same thing that failed before this is called; ``ask`` is called all the same.
         """
         if give_up_at is None:
             give_up_at = time.monotonic() + self._fetch_timeout_s
-        attempt, has_renewed = 1, False
+        attempt, has_renewed = 1 + asked_before, False
         while True:
             connection = self._connection()
             try:
@@ -465,16 +478,26 @@ class S3Store:
             credentials = None if secret is None else Credentials(key, secret, given["aws_session_token"])
         else:
             credentials = session.get_credentials()
-        if credentials is None:
+        endpoint_url, region_name = client.meta.endpoint_url, client.meta.region_name
+        # No region of its own: botocore knows which one signs, and where FIPS has its endpoints.
+        is_pseudo = region_name == "aws-global" or "aws-global" in (urlsplit(endpoint_url).hostname or "")
+        if credentials is None or is_pseudo:
+            return None
+        # As botocore does it. An authority that is named here is trusted besides the usual ones, not in their place.
+        bundle = session._session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+        try:
+            certificates = Path(bundle).read_bytes() if bundle else None
+        except (OSError, ValueError):
             return None
         return QuickReads(
-            endpoint_url=client.meta.endpoint_url,
-            region_name=client.meta.region_name,
+            endpoint_url=endpoint_url,
+            region_name=region_name,
             credentials=credentials,
             connections=self._connections,
             connect_timeout_s=self._connect_timeout_s,
             read_timeout_s=self._read_timeout_s,
-            timeout_s=min(self._read_timeout_s, self._fetch_timeout_s / 4),
+            timeout_s=min(self._read_timeout_s, self._fetch_timeout_s / 4, LONGEST_READ_S),
+            root_certificates=certificates,
         )
 
     @property

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.message import Message
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import boto3
 import pytest
-from botocore.credentials import RefreshableCredentials
+from botocore.credentials import Credentials, RefreshableCredentials
 from botocore.session import get_session
 from hypothesis import HealthCheck, assume, given
 from hypothesis import seed as seeded
@@ -24,11 +29,11 @@ from hypothesis import strategies as st
 
 from inference.errors import ImageGoneError, ObjectAccessDeniedError, ObjectTooLargeError, StoreUnavailableError
 from inference.stores import quick_reads
-from inference.stores.quick_reads import is_plain
+from inference.stores.quick_reads import QuickReads, is_plain
 from inference.stores.s3 import S3Store
 from inference.types import ImageRef
 from tests.conftest import Bucket
-from tests.faulty_store import Answer, Request, content, error, faulty_store
+from tests.faulty_store import Answer, FaultyStore, Request, content, error, faulty_store
 
 pytestmark = pytest.mark.integration
 
@@ -51,6 +56,7 @@ def no_credentials_around(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -140,7 +146,9 @@ def test_a_key_that_takes_the_short_way_arrives_as_it_is(seed: int):
 def test_ordinary_keys_take_the_short_way():
     for key in ("a.jpg", "2026/11/café 1.jpg", "a+b=c@d,e&f;g.png", "🌙/ü (1)!.webp", "it's.gif", "x..y/.z"):
         assert is_plain("photos", key), key
-    for bucket in ("arn:aws:s3:eu-west-1:1:accesspoint/a", "UPPER", "dot.ted", "a"):
+    for bucket in ("photos", "dot.ted", "under_score"):
+        assert is_plain(bucket, "a.jpg"), bucket
+    for bucket in ("arn:aws:s3:eu-west-1:1:accesspoint/a", "UPPER", "..", "a"):
         assert not is_plain(bucket, "a.jpg"), bucket
 
 
@@ -190,22 +198,215 @@ def test_a_bucket_whose_etags_are_no_md5_is_soon_read_the_long_way_at_once():
     assert ways(requests) == ["short", "long"] * 8 + ["long"] * 4
 
 
-def test_after_trouble_the_short_way_rests_longer_each_time(monkeypatch: pytest.MonkeyPatch):
-    now = 1_000.0
-    monkeypatch.setattr(quick_reads.time, "monotonic", lambda: now)
-    requests: list[Asked] = []
-    trouble, sound = noted(requests, error(503, "SlowDown")), noted(requests, whole())
-    with faulty_store(trouble, sound, sound, trouble, sound, sound, sound, sound) as server:
-        quick = store_at(server.url)._connection().quick  # type: ignore[attr-defined]
-        assert quick is not None
-        seen = []
-        for wait in (0, 4, 2, 4, 5, 10, 0):
-            now += wait
-            before = len(requests)
-            got = quick.read(ref_to(), max_bytes=MIB)
-            seen.append((len(requests) - before, got is not None))
+class Quick:
+    """The short way alone, its clock in the test's hand, against a server that does as the letters say.
 
-    assert seen == [(1, False), (0, False), (1, True), (1, True), (1, False), (1, True), (1, True)]
+    ``.`` gives the object, ``x`` asks for patience, ``?`` gives bytes of another MD5; the last letter goes on for ever.
+    """
+
+    def __init__(self, server: FaultyStore) -> None:
+        self.server = server
+        self.now = 1_000.0
+        self.reads = QuickReads(
+            endpoint_url=server.url,
+            region_name="us-east-1",
+            credentials=Credentials("some", "one"),
+            connections=1,
+            connect_timeout_s=1.0,
+            read_timeout_s=1.0,
+            timeout_s=1.0,
+            clock=lambda: self.now,
+        )
+
+    def read(self, times: int = 1) -> str:
+        """What came of so many reads: ``.`` the object, ``x`` a failure, ``?`` other bytes, ``-`` not asked for."""
+        came = ""
+        for _ in range(times):
+            before = len(self.server.paths)
+            got = self.reads.read(ref_to(), max_bytes=MIB)
+            if len(self.server.paths) == before:
+                assert got == (None, False)
+                came += "-"
+            else:
+                assert got.data in {None, BODY}
+                came += "." if got.data else "x" if got.has_failed else "?"
+        return came
+
+
+@contextmanager
+def quick_at(letters: str) -> Iterator[Quick]:
+    answers = {".": whole(), "x": error(503, "SlowDown"), "?": content(b"else", ETag=f'"{ref_to().etag}"')}
+    with faulty_store(*(answers[letter] for letter in letters)) as server:
+        yield Quick(server)
+
+
+def test_only_trouble_in_a_row_makes_the_short_way_rest():
+    with quick_at("xx." * 10 + "xxx.") as quick:
+        assert quick.read(40) == "xx." * 10 + "xxx" + "-" * 7
+
+
+def test_the_short_way_rests_longer_each_time_until_it_is_well_for_long(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, quick_reads.__name__)
+    with quick_at("xxx" + "x" + "." * 99 + "xxx" + "." * 100 + "xxx.") as quick:
+        assert quick.read(4) == "xxx-"
+        quick.now += 4.9
+        assert quick.read() == "-"
+        quick.now += 0.1
+        assert quick.read(2) == "x-"  # it has not recovered: one is enough
+        quick.now += 10
+        assert quick.read(103) == "." * 99 + "xxx-"
+        quick.now += 19.9
+        assert quick.read() == "-"
+        quick.now += 0.1
+        assert quick.read(104) == "." * 100 + "xxx-"
+        quick.now += 5
+        assert quick.read() == "."
+
+    said = [record.getMessage() for record in caplog.records]
+    assert [message.partition(":")[0] for message in said] == [
+        f"Objects are read the long way for {seconds} seconds" for seconds in (5, 10, 20, 5)
+    ]
+    assert all("503" in message for message in said)
+
+
+def test_the_longest_rest_is_ten_minutes():
+    with quick_at("x") as quick:
+        for _ in range(12):
+            quick.read(3)
+            quick.now += 600
+        quick.read()
+        quick.now += 599
+        assert quick.read() == "-"
+        quick.now += 1
+        assert quick.read() == "x"
+
+
+def test_a_bucket_with_some_md5s_is_only_left_for_a_while(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, quick_reads.__name__)
+    with quick_at("." + "?" * 7 + "." + "?" * 8 + ".") as quick:
+        assert quick.read(20) == "." + "?" * 7 + "." + "?" * 8 + "---"
+        quick.now += 5
+        assert quick.read() == "."
+
+    [record] = caplog.records
+    assert "'photos' have other MD5s than their ETags" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ENDPOINT_URL_S3", ""),
+        ("AWS_ENDPOINT_URL", ""),
+        ("AWS_ENDPOINT", ""),
+        ("AWS_BUCKET", "other"),
+        ("AWS_REGION", "eu-west-1"),
+        ("AWS_SKIP_SIGNATURE", "true"),
+        ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true"),
+        ("AWS_ALLOW_HTTP", "false"),
+    ],
+)
+def test_the_environment_leads_the_short_way_nowhere_else(monkeypatch: pytest.MonkeyPatch, name: str, value: str):
+    requests: list[Asked] = []
+    with faulty_store(noted(requests, whole())) as server, faulty_store(whole()) as other:
+        monkeypatch.setenv(name, value or other.url)
+        store_at(server.url).fetch(ref_to(), max_bytes=MIB)
+
+    assert other.paths == []
+    assert ways(requests) == ["short"]
+    assert requests[0].path == "/photos/in/a.jpg"
+    assert "/us-east-1/s3/" in requests[0].headers["Authorization"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("AWS_CHECKSUM_ALGORITHM", "CRC32"), ("AWS_S3_EXPRESS", "true")])
+def test_an_environment_that_obstore_refuses_is_said_once_and_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, value: str
+):
+    monkeypatch.setenv(name, value)
+    requests: list[Asked] = []
+    with faulty_store(noted(requests, whole())) as server:
+        store = store_at(server.url)
+        assert [store.fetch(ref_to(), max_bytes=MIB).data for _ in range(3)] == [BODY] * 3
+
+    assert ways(requests) == ["long"] * 3
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "'photos' are read the long way: Generic" in record.getMessage()
+
+
+def test_a_fork_of_a_process_that_has_read_reads_the_long_way():
+    requests: list[Asked] = []
+    with faulty_store(noted(requests, whole())) as server:
+        store = store_at(server.url)
+        store.fetch(ref_to(), max_bytes=MIB)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which this is about
+            child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)
+            came = [one.fetch(ref_to(), max_bytes=MIB).data for one in (store, store_at(server.url))]
+            os._exit(0 if came == [BODY] * 2 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    assert ways(requests) == ["short", "long", "long"]
+
+
+def test_an_object_that_takes_too_long_has_its_full_time_the_long_way():
+    requests: list[Asked] = []
+
+    def hangs(request: Request) -> None:
+        request.server.over.wait(10)
+
+    def late(request: Request) -> None:
+        time.sleep(0.8)
+        whole()(request)
+
+    with faulty_store(noted(requests, hangs), noted(requests, late)) as server:
+        store = store_at(server.url, fetch_timeout_s=1.0, read_timeout_s=5.0)
+        began = time.monotonic()
+        got = store.fetch(ref_to(), max_bytes=MIB)
+
+    assert got.data == BODY
+    assert time.monotonic() - began > 1.0  # a quarter of its time, and then more than what would be left of it
+    assert ways(requests) == ["short", "long"]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "asked"), [(1, ["short", "long"]), (2, ["short", "long"]), (3, ["short"] + ["long"] * 2)]
+)
+def test_a_read_that_failed_is_the_first_of_an_objects_requests(attempts: int, asked: list[str]):
+    requests: list[Asked] = []
+    with faulty_store(noted(requests, error(503, "SlowDown"))) as server:
+        store = store_at(server.url, attempts=attempts)
+        with pytest.raises(StoreUnavailableError, match=rf"\(asked {len(asked)} times\)"):
+            store.fetch(ref_to(), max_bytes=MIB)
+
+    assert ways([request for request in requests if request.path == "/photos/in/a.jpg"]) == asked
+
+
+def test_authorities_of_ones_own_that_cannot_be_read_are_left_to_botocore(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    requests: list[Asked] = []
+    with faulty_store(noted(requests, whole())) as server:
+        store_at(server.url).fetch(ref_to(), max_bytes=MIB)
+
+    assert ways(requests) == ["long"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "region", "is_taken"),
+    [("", "us-east-1", True), ("", "aws-global", False), ("AWS_USE_FIPS_ENDPOINT", "us-east-1", False)],
+)
+def test_endpoints_whose_region_only_botocore_knows_are_asked_the_long_way(
+    monkeypatch: pytest.MonkeyPatch, variable: str, region: str, is_taken: bool
+):
+    if variable:
+        monkeypatch.setenv(variable, "true")
+    store = S3Store(access_key_id="some", secret_access_key="one", region_name=region)
+
+    assert (store._connection().quick is not None) is is_taken
 
 
 def test_credentials_that_renew_themselves_are_those_that_sign(monkeypatch: pytest.MonkeyPatch):
