@@ -298,6 +298,7 @@ def test_a_bucket_with_some_md5s_is_only_left_for_a_while(caplog: pytest.LogCapt
         ("AWS_ENDPOINT_URL_S3", ""),
         ("AWS_ENDPOINT_URL", ""),
         ("AWS_ENDPOINT", ""),
+        ("AWS_PROXY_URL", ""),
         ("AWS_BUCKET", "other"),
         ("AWS_REGION", "eu-west-1"),
         ("AWS_SKIP_SIGNATURE", "true"),
