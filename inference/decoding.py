@@ -56,7 +56,7 @@ _BYTES_PER_PIXEL_IN_SCANS: Final = 13
 
 LEAST_SHRUNK: Final = 2.0
 """A large JPEG is decoded at a half, a quarter or an eighth of its size, if the crop is so many times the model's input
-even then. As measured 99.5 % of labels are then those of the full decode; with 1.5 it is 99.2 % (docs/tuning.md)."""
+even then. As measured on crops of that size, 99.3 % of labels are those of the full decode (docs/tuning.md)."""
 
 _BYTES_PER_PIXEL_OF_16_BITS: Final = 16
 """Likewise of a PNG in grey of 16 bits, whose values are computed with."""
