@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -145,7 +146,15 @@ def test_eight_threads_never_have_more_than_there_is(seed: int):
     assert served > 1_000
 
 
-def test_ctrl_c_while_waiting_leaves_the_queue_to_those_behind():
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Also where the shell has pytest ignore Ctrl-C, as in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_waiting_leaves_the_queue_to_those_behind(ctrl_c_interrupts: None):
     budget = Budget(100, "it")
     [holder] = takers(budget, 60)
     main = threading.main_thread().ident
