@@ -884,7 +884,6 @@ DEFECTS = {
     "labels are copied from another model": Defect(
         "find_copies", "c.model_id = %(model_id)s", "(c.model_id = %(model_id)s OR true)"
     ),
-    "labels are copied from bytes that nobody has read": Defect("find_copies", "AND i.is_etag_md5 ", ""),
     "what was gone is counted by each attempt": Defect("recount_shard", "gone = 0, ", ""),
     "a claim takes what others recorded for its own": Defect(
         "recount_shard", "o.run_id = %(run_id)s AND o.label IS NOT NULL", "o.label IS NOT NULL"
