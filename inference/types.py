@@ -198,6 +198,16 @@ class Prediction:
         """Probability of the best label, 0 to 1."""
         return self.top[0].score
 
+    @property
+    def top_labels(self) -> tuple[str, ...]:
+        """Names, best first."""
+        return tuple(scored.label.name for scored in self.top)
+
+    @property
+    def top_scores(self) -> tuple[float, ...]:
+        """Their probabilities."""
+        return tuple(scored.score for scored in self.top)
+
 
 @dataclass(frozen=True, slots=True)
 class CopiedPrediction:

@@ -33,23 +33,14 @@ def outcome_row(
         "is_copied": isinstance(outcome, CopiedPrediction),
     }
     match outcome:
-        case CopiedPrediction():
+        case Prediction() | CopiedPrediction():
             row |= {
                 "label": outcome.label.name,
                 "label_id": outcome.label.label_id,
                 "score": outcome.score,
                 "top_labels": outcome.top_labels,
                 "top_scores": outcome.top_scores,
-                "engine": outcome.engine,
-            }
-        case Prediction():
-            row |= {
-                "label": outcome.label.name,
-                "label_id": outcome.label.label_id,
-                "score": outcome.score,
-                "top_labels": [scored.label.name for scored in outcome.top],
-                "top_scores": [scored.score for scored in outcome.top],
-                "engine": engine,
+                "engine": outcome.engine if isinstance(outcome, CopiedPrediction) else engine,
             }
         case DeadLetter():
             is_last = outcome.ref.prior_attempts + 1 >= max_attempts

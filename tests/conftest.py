@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import random
 import shutil
 import tempfile
@@ -134,6 +135,18 @@ def bucket(object_store_server: EmbeddedObjectStore, s3_client: S3Client) -> Ite
     s3_client.create_bucket(Bucket=name)
     yield Bucket(name, s3_client, object_store_server.environment())
     s3_client.delete_bucket(Bucket=name)
+
+
+@pytest.fixture
+def no_credentials_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the developer's own credentials nor those of the machine; every store is one of the test's own."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture(scope="session")

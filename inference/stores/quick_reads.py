@@ -31,6 +31,7 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
+from inference.planning import is_storable
 from inference.types import ImageRef, clean_etag, may_be_md5
 
 if TYPE_CHECKING:
@@ -74,16 +75,8 @@ def is_plain(bucket: str, key: str) -> bool:
         _BUCKET.fullmatch(bucket) is not None
         and _ODD.search(key) is None
         and all(part not in {"", ".", ".."} for part in key.split("/"))
-        and _is_text(key)
+        and is_storable(key)
     )
-
-
-def _is_text(key: str) -> bool:
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class QuickRead(NamedTuple):

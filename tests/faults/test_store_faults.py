@@ -40,21 +40,10 @@ from tests.ledger import BUCKET, Ledger
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_credentials_around")]
 
 IMAGES = 40
 LABELS = {255: "cat", 0: "dog"}
-
-
-@pytest.fixture(autouse=True)
-def no_credentials_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the developer's own credentials nor those of the machine."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture(scope="module")

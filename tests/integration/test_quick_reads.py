@@ -35,7 +35,7 @@ from inference.types import ImageRef
 from tests.conftest import Bucket
 from tests.faulty_store import Answer, FaultyStore, Request, content, error, faulty_store
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_credentials_around")]
 
 MIB = 1024 * 1024
 BODY = b"some bytes " * 9
@@ -49,17 +49,6 @@ def whole(body: bytes = BODY) -> Answer:
     return content(body, ETag=f'"{ref_to(body).etag}"')
 
 
-@pytest.fixture(autouse=True)
-def no_credentials_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
 def store_at(url: str, **more: Any) -> S3Store:
     arguments: dict[str, Any] = {
         "endpoint_url": url,
@@ -67,7 +56,7 @@ def store_at(url: str, **more: Any) -> S3Store:
         "secret_access_key": "one",
         "region_name": "us-east-1",
         "attempts": 1,
-        "read_timeout_s": 0.5,
+        "read_timeout_s": 10.0,
     }
     return S3Store(**{**arguments, **more})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from datetime import UTC, datetime, timedelta
@@ -17,21 +16,10 @@ from tests.conftest import Bucket
 from tests.faulty_store import Answer, FaultyStore, Request, content, error, faulty_store
 from tests.store_contract import PLAIN_KEYS
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_credentials_around")]
 
 LARGE = random.Random(7).randbytes(3 * 1024 * 1024 + 17)  # noqa: S311 - bytes that are the same each time
 TIME = "Tue, 24 Nov 2026 02:00:00 GMT"
-
-
-@pytest.fixture(autouse=True)
-def no_credentials_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the developer's own credentials nor those of the machine."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture
