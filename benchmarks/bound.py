@@ -23,19 +23,23 @@ from inference.models.bundled import BUNDLED_MODEL
 from inference.models.resolve import load_handle
 from inference.models.store import ModelStore
 from inference.settings import read_settings
+from inference.types import ModelId
 
 
-def run(paths: list[str], *, seconds: float, batch_size: int | None = None) -> dict[str, Any]:
+def run(
+    paths: list[str], *, seconds: float, batch_size: int | None = None, model: str = str(BUNDLED_MODEL)
+) -> dict[str, Any]:
     """Predict the same images over and over.
 
     Args:
         paths: Images; decoded beforehand.
         seconds: How long to go on; whole batches.
         batch_size: Images a call; None for what the worker uses.
+        model: NAME@VERSION, in the model store.
     """
     settings = read_settings()
     store = ModelStore(settings.model_store)
-    manifest = store.read_manifest(BUNDLED_MODEL)
+    manifest = store.read_manifest(ModelId(*model.split("@")))
     handle = load_handle(manifest, store.check_files(manifest, "litert"), "litert", settings.engine_threads)
     size = batch_size or settings.batch_size or handle.best_batch_size
     pixels = np.stack([decode_image(Path(path).read_bytes(), handle.preprocessing) for path in paths])

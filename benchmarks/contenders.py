@@ -129,9 +129,12 @@ def run_module(module: str, options: dict[str, Any], environment: dict[str, str]
     return last_json(done.stdout)
 
 
-def measure_cli(servers: Servers, prefix: str, bound: Callable[[], float], *, name: str, database: str) -> Ours:
-    """Label what is new under a prefix by ``python -m inference classify``."""
+def measure_cli(
+    servers: Servers, prefix: str, bound: Callable[[], float], *, name: str, database: str, model: str | None = None
+) -> Ours:
+    """Label what is new under a prefix by ``python -m inference classify``, with the production model or another."""
     command = [sys.executable, "-m", "inference", "classify", "--bucket", BUCKET, "--prefix", prefix, "--json"]
+    command += [] if model is None else ["--model", model]
     before = bound()
     ended = _run(command, servers.environment(database), servers, PEER_TIMEOUT_S)
     after = bound()

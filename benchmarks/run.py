@@ -1,6 +1,6 @@
 """Measure everything in one run: ``python -m benchmarks.run --photos FOLDER``. README.md says how and why.
 
-The parts, for ``--only``: stages, bound, cli, airflow, peers, large, copied, memory.
+The parts, for ``--only``: stages, bound, cli, airflow, peers, heavier, large, copied, memory.
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ from benchmarks.contenders import (
     run_module,
 )
 from benchmarks.corpus import Corpus, Kind, make_corpus
+from benchmarks.heavier import HEAVIER_MODEL, PACKAGE
 from benchmarks.peers.choices import LOOP, PEERS, Engine, Peer
 from benchmarks.pipeline import STAGES
 from benchmarks.results import NOTHING, Contender
 from benchmarks.servers import Servers, started
+from inference.models.bundled import BUNDLED_MODEL
 from inference.settings import available_cores
+from inference.types import ModelId
 from local_stack.processes import StackError
 from local_stack.settings import REPOSITORY
 from local_stack.stack import BUCKET
 
-PARTS = ("stages", "bound", "cli", "airflow", "peers", "large", "copied", "memory")
+PARTS = ("stages", "bound", "cli", "airflow", "peers", "heavier", "large", "copied", "memory")
 README = REPOSITORY / "benchmarks" / "README.md"
 PLOTS = REPOSITORY / "benchmarks" / "plots"
 PEER_PYTHON = REPOSITORY / ".venv-bench" / "bin" / "python"
@@ -68,6 +71,8 @@ class Findings:
     engines: dict[str, float] = field(default_factory=dict)
     """Images a second of the model alone in the peers' environment, at its best."""
     tried: list[str] = field(default_factory=list)
+    heavier: Ours | None = None
+    """With a model that takes longer, beside the bound of that model."""
     large: dict[str, Any] = field(default_factory=dict)
     copied: dict[str, Ours] = field(default_factory=dict)
     memory: Ours | None = None
@@ -91,11 +96,13 @@ class Bench:
 
     def bound(self) -> float:
         """Measure inference alone, now."""
-        paths = self.corpus.paths("small", BOUND_IMAGES)
-        options = {"paths": [str(path) for path in paths], "seconds": self.options.bound_seconds}
-        per_second = float(run_module("benchmarks.bound", options, self.servers.environment("unused"))["per_second"])
-        self.found.bounds.append(per_second)
-        return per_second
+        self.found.bounds.append(self._bound_of(BUNDLED_MODEL))
+        return self.found.bounds[-1]
+
+    def _bound_of(self, model: ModelId) -> float:
+        paths = [str(path) for path in self.corpus.paths("small", BOUND_IMAGES)]
+        options = {"paths": paths, "seconds": self.options.bound_seconds, "model": str(model)}
+        return float(run_module("benchmarks.bound", options, self.servers.environment("unused"))["per_second"])
 
     def stages(self) -> None:
         """Measure each stage alone, then the loop with one stage after the other replaced."""
@@ -179,6 +186,16 @@ class Bench:
             raise BenchmarkError(f"none of the choices of {peer.name} worked")
         return peer.choices[max(rates)[1]]
 
+    def heavier(self) -> None:
+        """Measure the command line with a model that takes longer, beside what that model alone would do."""
+        database = self.servers.new_database()
+        options = {"package_folder": package_folder(self.options.peer_python, PACKAGE)}
+        run_module("benchmarks.heavier", options, self.servers.environment(database))
+        self.found.heavier = measure_cli(
+            self.servers, SMALL, lambda: self._bound_of(HEAVIER_MODEL), name=f"ours, {HEAVIER_MODEL.name}",
+            database=database, model=str(HEAVIER_MODEL),
+        )  # fmt: skip
+
     def large(self) -> None:
         """Measure photos of 12 megapixels with the product's decoder, and with one that decodes every pixel."""
         for decoder in ("product", "full"):
@@ -235,6 +252,19 @@ def machine_of(peer_python: Path) -> dict[str, str]:
     return found
 
 
+def package_folder(python: Path, package: str) -> str:
+    """Return where an environment keeps a package.
+
+    Raises:
+        BenchmarkError: it does not have it.
+    """
+    code = f"import importlib.util as u; print(u.find_spec({package!r}).submodule_search_locations[0])"
+    asked = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise BenchmarkError(f"{python} has no {package}; `make bench` installs it")
+    return asked.stdout.strip()
+
+
 def commit() -> str:
     """Return the short name of the commit that is measured, with a plus if files differ from it."""
     asked = subprocess.run(["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=REPOSITORY,
@@ -281,7 +311,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} has to be at least {BOUND_IMAGES}")
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} has to be at least 1")
-    if "peers" in options.only and not options.peer_python.exists():
+    if {"peers", "heavier"} & set(options.only) and not options.peer_python.exists():
         parser.error(f"the peers' environment has no {options.peer_python}; `make bench` installs it")
     if options.record:
         options.plots = options.plots or PLOTS
@@ -313,7 +343,7 @@ def upload(servers: Servers, corpus: Corpus, options: argparse.Namespace) -> Non
     """Bring what the chosen parts need into the bucket."""
     parts = set(options.only)
     sets: dict[str, tuple[Kind, int]] = {}
-    if parts & {"stages", "cli", "peers", "memory"}:
+    if parts & {"stages", "cli", "peers", "heavier", "memory"}:
         sets[SMALL] = ("small", options.images)
     if "airflow" in parts:
         sets[BACKLOG] = ("small", options.airflow_images)
@@ -343,6 +373,13 @@ def report(found: Findings) -> str:
         parts += [results.contenders_table(everybody), results.cpu_table(everybody)]
     if found.tried:
         parts.append("tried beforehand:\n" + "\n".join(found.tried))
+    if found.heavier:
+        entry = found.heavier.contender
+        parts += [
+            f"inference alone with {HEAVIER_MODEL}: {entry.bound_per_second:.1f} images/s",
+            results.contenders_table([entry]),
+            results.cpu_table([entry]),
+        ]
     if found.large:
         parts.append(results.pipelines_table({f"12 MP, {name} decode": row for name, row in found.large.items()}, 0.0))
     if found.copied:
@@ -395,6 +432,7 @@ def readme_rows(found: Findings) -> dict[str, list[str]]:
             f"{found.engines['tensorflow']:.0f}" if found.engines else NOTHING,
             results.rate_cell(cli),
             results.rate_cell(airflow),
+            NOTHING if found.heavier is None else results.rate_cell(found.heavier.contender),
             *(results.rate_cell(peers.get(peer.name)) for peer in PEERS),
         ],
         "whole": [
@@ -486,6 +524,7 @@ def as_json(found: Findings) -> dict[str, Any]:
         **{name: getattr(found, name) for name in ("stages", "pipelines", "large", "failed")},
         "commit": commit(),
         "ours": {name: with_memory(ours) for name, ours in found.ours.items()},
+        "heavier": found.heavier and with_memory(found.heavier),
         "copied": {name: with_memory(ours) for name, ours in found.copied.items()},
         "memory": found.memory and with_memory(found.memory),
         "peers": [with_rates(peer) for peer in found.peers],

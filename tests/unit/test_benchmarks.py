@@ -223,6 +223,7 @@ def findings() -> Findings:
         stages=dict.fromkeys(names, row),
         pipelines={"whole": row},
         ours={"cli": ours, "airflow": ours},
+        heavier=Ours(contender("heavier", bound_per_second=16.0), {"labelled": 100}, []),
         peers=[contender(peer.name) for peer in PEERS],
         large={"product": row, "full": row},
         copied={"first time": ours, "same content again": ours},
@@ -244,7 +245,7 @@ def test_a_run_is_appended_to_the_tables_of_the_readme(tmp_path, findings):
     assert len(after) == len(before) + 2 * len(readme_rows(findings))
     assert [line for line in after if line in before] == before  # nothing else changed
     [rates] = {line for line in new if "CPU / one" in line}
-    assert "| 108 | 40 | 44 | 10 (0.25) | 10 (0.25) |" in rates
+    assert "| 108 | 40 | 44 | 10 (0.25) | 10 (0.25) | 10 (0.62) |" in rates
 
 
 def test_what_was_not_measured_is_a_dash():
@@ -272,7 +273,9 @@ def test_the_report_and_the_kept_file_have_everything(findings):
 
     assert all(peer.name in text for peer in PEERS)
     assert "copied 3" in text
+    assert "inference alone with efficientnet-lite2@1: 16.0 images/s" in text
     assert as_json(findings)["peers"][0]["ratio"] == 0.25
+    assert as_json(findings)["heavier"]["ratio"] == 0.625
 
 
 def test_the_readme_names_every_part():
