@@ -130,11 +130,17 @@ def run_module(module: str, options: dict[str, Any], environment: dict[str, str]
 
 
 def measure_cli(
-    servers: Servers, prefix: str, bound: Callable[[], float], *, name: str, database: str, model: str | None = None
+    servers: Servers,
+    prefix: str,
+    bound: Callable[[], float],
+    *,
+    name: str,
+    database: str,
+    options: Sequence[str] = (),
 ) -> Ours:
-    """Label what is new under a prefix by ``python -m inference classify``, with the production model or another."""
+    """Label what is new under a prefix by ``python -m inference classify``, with further options."""
     command = [sys.executable, "-m", "inference", "classify", "--bucket", BUCKET, "--prefix", prefix, "--json"]
-    command += [] if model is None else ["--model", model]
+    command += options
     before = bound()
     ended = _run(command, servers.environment(database), servers, PEER_TIMEOUT_S)
     after = bound()

@@ -18,7 +18,7 @@ def main() -> None:
     findings: Findings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     folder = Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    for draw in (draw_stages, draw_contenders, draw_backlog, draw_memory, draw_large):
+    for draw in (draw_stages, draw_contenders, draw_backlog, draw_bucket, draw_memory, draw_large):
         figure = draw(findings)
         if figure is None:
             continue
@@ -79,7 +79,7 @@ def draw_contenders(findings: Findings) -> Any:
 
 
 def draw_backlog(findings: Findings) -> Any:
-    """Seconds for a backlog of a size, from the measured start-up and steady rate."""
+    """Seconds for a backlog of a size: from the measured start-up and steady rate, and of ours as measured."""
     entries = [entry for entry in everybody(findings) if entry["steady_per_second"]]
     if not entries:
         return None
@@ -89,10 +89,35 @@ def draw_backlog(findings: Findings) -> Any:
         is_ours = entry["name"].startswith("ours")
         seconds = [entry["startup_s"] + size / entry["steady_per_second"] for size in sizes]
         axes.plot(sizes, seconds, marker="o", markersize=3, linewidth=2.2 if is_ours else 1.0, label=entry["name"])
+    if measured := findings["backlogs"]:
+        points = [(entry["images"], entry["seconds"]) for entry in measured]
+        axes.plot(*zip(*points, strict=True), "x", color="black", label="ours, command line, measured")
     axes.set(xscale="log", yscale="log", xlabel="images in the backlog", ylabel="seconds")
-    axes.set_title("Seconds for a backlog: measured start-up + images / measured rate", loc="left")
+    axes.set_title("Seconds for a backlog (lines: measured start-up + images / measured rate)", loc="left")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize=7)
+    return figure
+
+
+def draw_bucket(findings: Findings) -> Any:
+    """Seconds of a discovery against the keys of its bucket."""
+    found = findings["buckets"]
+    if not found:
+        return None
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    keys = [entry["keys"] for entry in found]
+    names = {
+        "first_s": "every key is new",
+        "again_s": "every key is labelled",
+        "list_s": "of that: waiting for the listing",
+    }
+    for name, label in names.items():
+        style = "--" if name == "list_s" else "-"
+        axes.plot(keys, [entry[name] for entry in found], style, marker="o", markersize=3, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="keys in the bucket", ylabel="seconds")
+    axes.set_title("Seconds of a discovery", loc="left")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize=8)
     return figure
 
 

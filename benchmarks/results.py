@@ -61,6 +61,30 @@ class Contender:
         return {name: 1000 * seconds / self.images for name, seconds in self.cpu_s.items()} if self.images else {}
 
 
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """Two nights of discovery over a bucket that is only listed; its pages come from a generator on loopback."""
+
+    keys: int
+    first_s: float
+    """All keys are new."""
+    again_s: float
+    """All are labelled."""
+    list_s: float
+    """Of that, seconds that it waited for the listing."""
+    peak_mib: float
+    """Most memory of the process that discovers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A run of the command line over so many new images."""
+
+    images: int
+    seconds: float
+    """From the start of the process to its end."""
+
+
 def steady_seconds(events: Sequence[Event], end: float) -> float:
     """Return the seconds from the first ``fetch`` to the end, without those in which the model was loading.
 
@@ -169,6 +193,28 @@ def pipelines_table(pipelines: Mapping[str, Mapping[str, Any]], bound_per_second
         for name, entry in pipelines.items()
     ]
     return text_table(head, rows)
+
+
+def buckets_table(buckets: Sequence[Discovery]) -> str:
+    """Return the table of discoveries by the size of the bucket."""
+    head = ("discovery", "all new s", "nothing new s", "waiting s", "peak MiB")
+    rows = [
+        (
+            f"{entry.keys:,} keys",
+            f"{entry.first_s:.1f}",
+            f"{entry.again_s:.1f}",
+            f"{entry.list_s:.1f}",
+            f"{entry.peak_mib:.0f}",
+        )
+        for entry in buckets
+    ]
+    return text_table(head, rows)
+
+
+def backlogs_table(backlogs: Sequence[Backlog]) -> str:
+    """Return the table of whole runs of the command line by the size of the backlog."""
+    rows = [(f"{entry.images:,} images", f"{entry.seconds:.1f}") for entry in backlogs]
+    return text_table(("whole run", "seconds"), rows)
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:

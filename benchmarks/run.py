@@ -1,6 +1,6 @@
 """Measure everything in one run: ``python -m benchmarks.run --photos FOLDER``. README.md says how and why.
 
-The parts, for ``--only``: stages, bound, cli, airflow, peers, heavier, large, copied, memory.
+The parts, for ``--only``: stages, bound, cli, airflow, peers, heavier, large, copied, memory, growth.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from benchmarks.contenders import (
     run_module,
 )
 from benchmarks.corpus import Corpus, Kind, make_corpus
+from benchmarks.growth import measure_backlogs, measure_buckets
 from benchmarks.heavier import HEAVIER_MODEL, PACKAGE
 from benchmarks.peers.choices import LOOP, PEERS, Engine, Peer
 from benchmarks.pipeline import STAGES
-from benchmarks.results import NOTHING, Contender
+from benchmarks.results import NOTHING, Backlog, Contender, Discovery
 from benchmarks.servers import Servers, started
 from inference.models.bundled import BUNDLED_MODEL
 from inference.settings import available_cores
@@ -46,7 +47,7 @@ from local_stack.processes import StackError
 from local_stack.settings import REPOSITORY
 from local_stack.stack import BUCKET
 
-PARTS = ("stages", "bound", "cli", "airflow", "peers", "heavier", "large", "copied", "memory")
+PARTS = ("stages", "bound", "cli", "airflow", "peers", "heavier", "large", "copied", "memory", "growth")
 README = REPOSITORY / "benchmarks" / "README.md"
 PLOTS = REPOSITORY / "benchmarks" / "plots"
 PEER_PYTHON = REPOSITORY / ".venv-bench" / "bin" / "python"
@@ -76,6 +77,8 @@ class Findings:
     large: dict[str, Any] = field(default_factory=dict)
     copied: dict[str, Ours] = field(default_factory=dict)
     memory: Ours | None = None
+    buckets: list[Discovery] = field(default_factory=list)
+    backlogs: list[Backlog] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
     @property
@@ -193,7 +196,7 @@ class Bench:
         run_module("benchmarks.heavier", options, self.servers.environment(database))
         self.found.heavier = measure_cli(
             self.servers, SMALL, lambda: self._bound_of(HEAVIER_MODEL), name=f"ours, {HEAVIER_MODEL.name}",
-            database=database, model=str(HEAVIER_MODEL),
+            database=database, options=["--model", str(HEAVIER_MODEL)],
         )  # fmt: skip
 
     def large(self) -> None:
@@ -215,6 +218,15 @@ class Bench:
             database = self.servers.new_database()
             ours = measure_cli(self.servers, SMALL, self.bound, name="ours, command line", database=database)
         self.found.memory = ours
+
+    def growth(self) -> None:
+        """Watch how the seconds grow with the bucket and with the backlog."""
+        images = self.options.images
+        sizes = [size for size in (100, 300, 1_000, 3_000, 10_000) if size < images]
+        self.found.backlogs = measure_backlogs(self.servers, SMALL, [*sizes, images])
+        keys = self.options.keys
+        sizes = [size for size in (1_000, 10_000, 100_000, 300_000) if size < keys]
+        self.found.buckets = measure_buckets(self.servers, [*sizes, keys])
 
     def _tried(self, what: str, per_second: float) -> None:
         self.found.tried.append(f"{what}: {per_second:.1f} images/s")
@@ -289,6 +301,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--large-images", type=int, default=60, help="photos of 12 MP (default: %(default)s)")
     parser.add_argument("--png-images", type=int, default=200, help="PNGs to decode (default: %(default)s)")
     parser.add_argument("--copied-images", type=int, default=600, help="images to meet twice (default: %(default)s)")
+    parser.add_argument("--keys", type=int, default=1_000_000, help="of the largest bucket (default: %(default)s)")
     parser.add_argument("--tune-images", type=int, default=300, help="images to try choices on (default: %(default)s)")
     parser.add_argument("--bound-seconds", type=float, default=8.0, help="of each look at inference alone")
     parser.add_argument("--peers", default="", help="only peers whose name holds one of these words, by semicolons")
@@ -306,7 +319,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for dummies in options.dummy or ():
         if unknown := {stage for stage in dummies.split(",") if stage} - set(STAGES):
             parser.error(f"{', '.join(sorted(unknown))} cannot be replaced; {', '.join(STAGES)} can")
-    for name in ("images", "airflow_images", "large_images", "png_images", "copied_images", "tune_images"):
+    for name in ("images", "airflow_images", "large_images", "png_images", "copied_images", "tune_images", "keys"):
         if getattr(options, name) < BOUND_IMAGES and name in ("images", "airflow_images"):
             parser.error(f"--{name.replace('_', '-')} has to be at least {BOUND_IMAGES}")
         if getattr(options, name) < 1:
@@ -343,7 +356,7 @@ def upload(servers: Servers, corpus: Corpus, options: argparse.Namespace) -> Non
     """Bring what the chosen parts need into the bucket."""
     parts = set(options.only)
     sets: dict[str, tuple[Kind, int]] = {}
-    if parts & {"stages", "cli", "peers", "heavier", "memory"}:
+    if parts & {"stages", "cli", "peers", "heavier", "memory", "growth"}:
         sets[SMALL] = ("small", options.images)
     if "airflow" in parts:
         sets[BACKLOG] = ("small", options.airflow_images)
@@ -394,6 +407,8 @@ def report(found: Findings) -> str:
             f"{max((mib for _, mib in points), default=0):.0f} MiB, "
             f"{results.growth_mib_per_1000(points):+.2f} MiB per 1,000 images in the second half"
         )
+    if found.buckets:
+        parts += [results.buckets_table(found.buckets), results.backlogs_table(found.backlogs)]
     if found.failed:
         parts.append("FAILED:\n" + "\n".join(found.failed))
     return "\n\n".join(parts)
@@ -527,6 +542,8 @@ def as_json(found: Findings) -> dict[str, Any]:
         "heavier": found.heavier and with_memory(found.heavier),
         "copied": {name: with_memory(ours) for name, ours in found.copied.items()},
         "memory": found.memory and with_memory(found.memory),
+        "buckets": [asdict(entry) for entry in found.buckets],
+        "backlogs": [asdict(entry) for entry in found.backlogs],
         "peers": [with_rates(peer) for peer in found.peers],
     }
 

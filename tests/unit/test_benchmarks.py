@@ -22,7 +22,7 @@ from benchmarks.meters import Meter, Root
 from benchmarks.peers.choices import PEERS
 from benchmarks.peers.common import decode as peer_decode
 from benchmarks.pipeline import full_decode
-from benchmarks.results import Contender
+from benchmarks.results import Backlog, Contender, Discovery
 from benchmarks.run import PARTS, README, Findings, as_json, parse, readme_rows, report, wanted_images
 from inference.decoding import decode_image
 from inference.types import Preprocessing
@@ -228,6 +228,8 @@ def findings() -> Findings:
         large={"product": row, "full": row},
         copied={"first time": ours, "same content again": ours},
         memory=ours,
+        buckets=[Discovery(keys=1_000, first_s=0.5, again_s=0.25, list_s=0.125, peak_mib=90.0)],
+        backlogs=[Backlog(images=300, seconds=3.5)],
     )
 
 
@@ -276,6 +278,9 @@ def test_the_report_and_the_kept_file_have_everything(findings):
     assert "inference alone with efficientnet-lite2@1: 16.0 images/s" in text
     assert as_json(findings)["peers"][0]["ratio"] == 0.25
     assert as_json(findings)["heavier"]["ratio"] == 0.625
+    assert re.search(r"1,000 keys +0.5 +0.2 +0.1 +90", text)
+    assert re.search(r"300 images +3.5", text)
+    assert as_json(findings)["buckets"][0]["again_s"] == 0.25
 
 
 def test_the_readme_names_every_part():
