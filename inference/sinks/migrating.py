@@ -1,9 +1,19 @@
-"""Brings the results database to this code's schema: roles, SQL files in order, views, grants. Forward only."""
+"""Brings the results database to this code's schema: roles, SQL files in order, views, grants. Forward only.
+
+Readers and writers go on meanwhile. What needs a lock that keeps them out waits for it for ``LOCK_TIMEOUT_S`` only,
+lets go, and tries again; what takes long is run in pieces (``migration_files``). Wherever it is interrupted, the next
+``migrate`` goes on.
+"""
 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import alembic.command
@@ -15,6 +25,7 @@ import sqlalchemy
 from inference.errors import SchemaOutdatedError, SinkUnavailableError
 from inference.settings import Settings
 from inference.sinks.connecting import Connection, connect, describe, our_errors
+from inference.sinks.migration_files import Statement, is_in_one_transaction, statements_of
 from inference.sinks.postgres import check_revision
 from inference.sinks.statements import migrations, newest_revision, revision_of, sql_folder
 
@@ -22,6 +33,15 @@ logger = logging.getLogger(__name__)
 
 LOCK_KEY = 0x6E696768746C6162
 """Advisory lock that lets one migration run at a time; the bytes of "nightlab"."""
+
+LOCK_TIMEOUT_S = 2.0
+"""How long a step waits for a lock: as long as it waits, everybody who comes later waits behind it."""
+
+LOCK_TRIES = 200
+"""How often a step is tried that does not get its lock: for about ten minutes."""
+
+LONGEST_PAUSE_S = 2.0
+"""Pause between two tries at most."""
 
 ROLES = ("nightlabel_owner", "nightlabel_writer", "nightlabel_reader")
 
@@ -37,12 +57,66 @@ def run_file(revision: str) -> None:
         raise SinkUnavailableError(
             f"{len(files)} files in sql/migrations are of revision {revision}; there must be one"
         )
+    text = files[0].read_text(encoding="utf-8")
     # The driver's own connection: SQLAlchemy would read colons and percent signs as parameters.
-    driver = alembic.op.get_bind().connection.driver_connection
-    driver.execute(files[0].read_text(encoding="utf-8"))  # type: ignore[union-attr]
+    if is_in_one_transaction(text):
+        alembic.op.get_bind().connection.driver_connection.execute(text)  # type: ignore[union-attr]
+        return
+    with alembic.op.get_context().autocommit_block():
+        connection: Connection = alembic.op.get_bind().connection.driver_connection  # type: ignore[assignment]
+        for statement in statements_of(text):
+            run_alone(connection, statement)
 
 
-def migrate(settings: Settings) -> tuple[str | None, str]:
+def run_alone(connection: Connection, statement: Statement) -> None:
+    """Run one statement, committed by itself; one that builds an index clears away what an interrupted build left.
+
+    Args:
+        connection: In autocommit.
+        statement: Harmless to repeat.
+    """
+    if statement.gives_statements:
+        for [sql] in connection.execute(statement.sql.encode()).fetchall():
+            run_alone(connection, Statement(str(sql)))
+        return
+    connection.execute("SELECT set_config('statement_timeout', '0', false)")  # a large table takes as long as it takes
+    try:
+        with _waiting(connection, None if statement.takes_its_time else LOCK_TIMEOUT_S):
+            if statement.index is not None:
+                _drop_if_invalid(connection, statement.index)
+            connection.execute(statement.sql.encode())
+    finally:
+        if not connection.closed:
+            connection.execute("RESET statement_timeout")
+
+
+def _drop_if_invalid(connection: Connection, index: str) -> None:
+    """Drop an index whose concurrent build was interrupted: it costs every write and answers no query."""
+    sql = (
+        "SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %%s', i.indexrelid::regclass) FROM pg_index i "
+        "WHERE i.indexrelid = to_regclass('nightlabel.' || %s) AND NOT i.indisvalid"
+    )
+    for [drop] in connection.execute(sql, [index.lower()]).fetchall():
+        logger.info("Dropping %s, which an interrupted migration left unfinished", index)
+        connection.execute(drop)
+
+
+@contextmanager
+def _waiting(connection: Connection, timeout_s: float | None) -> Iterator[None]:
+    """Bound how long the statements inside wait for a lock; None for no bound."""
+    _set_lock_timeout(connection, timeout_s)
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            _set_lock_timeout(connection, LOCK_TIMEOUT_S)
+
+
+def _set_lock_timeout(connection: Connection, timeout_s: float | None) -> None:
+    connection.execute("SELECT set_config('lock_timeout', %s, false)", [str(round((timeout_s or 0) * 1000))])
+
+
+def migrate(settings: Settings, *, lock_tries: int = LOCK_TRIES) -> tuple[str | None, str]:
     """Bring the schema to the newest revision; harmless when it is there, and when several do it at once.
 
     Where the user may create roles, the group roles are made and own and share the schema as least privilege
@@ -50,20 +124,22 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
 
     Args:
         settings: Names the database; its user owns the schema or is an administrator.
+        lock_tries: How often a step is tried that does not get its lock, and how often another migration is asked
+            for its turn.
 
     Returns:
         The revision before, None for an empty database, and the revision now.
 
     Raises:
         SchemaNewerError: the database was migrated by newer code.
-        SinkCredentialsError, SinkUnavailableError: no connection, or a right is missing.
+        SinkCredentialsError, SinkUnavailableError: no connection, a right is missing, or a lock was not got; harmless
+            to run again.
     """
     with connect(settings, application="nightlabel migrate") as connection:
         where = describe(connection)
         with our_errors(where):
-            # A migration waits for its turn, but never makes readers and writers queue behind it for long.
-            connection.execute("SET lock_timeout = '30s'")
-            connection.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
+            _take_turn(connection, lock_tries, where)
+            _set_lock_timeout(connection, LOCK_TIMEOUT_S)
             before = _revision(connection)
             if before is not None:
                 with suppress(SchemaOutdatedError):
@@ -72,13 +148,85 @@ def migrate(settings: Settings) -> tuple[str | None, str]:
             has_roles = _prepare_roles(connection)
             if connection.execute("SELECT to_regnamespace('nightlabel')::text").fetchone() == (None,):
                 connection.execute("CREATE SCHEMA nightlabel")
-            _run_alembic(connection)
-            with connection.transaction():
-                for view in sorted((sql_folder() / "views").glob("*.sql")):
-                    connection.execute(view.read_text(encoding="utf-8").encode())
-                if has_roles:
-                    connection.execute((sql_folder() / "grants.sql").read_bytes())
+            locks = _Locks(connection, lock_tries, where)
+            locks.get("the tables", lambda: _run_alembic(connection))
+            # One transaction each: whoever replaces a view keeps its readers out until the end of the transaction.
+            files = sorted((sql_folder() / "views").glob("*.sql"))
+            for path in [*files, *([sql_folder() / "grants.sql"] if has_roles else [])]:
+                locks.get(path.stem, partial(_in_transaction, connection, path.read_bytes()))
     return before, newest_revision()
+
+
+def _take_turn(connection: Connection, tries: int, where: str) -> None:
+    """Wait until no other migration runs; the turn ends with the connection.
+
+    By asking again and again: a session that waits inside a statement is one that an index build waits for.
+
+    Raises:
+        SinkUnavailableError: another one runs for longer than it was waited for.
+    """
+    for pause_s in _pauses(tries):
+        if connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK_KEY]).fetchone() == (True,):
+            return
+        time.sleep(pause_s)
+    raise SinkUnavailableError(
+        f"another migration of the database at {where} is still running; run `python -m inference migrate` again when "
+        "it has ended, which is harmless"
+    )
+
+
+def _pauses(tries: int) -> Iterator[float]:
+    """Seconds after each try; longer each time, and not the same for two who began at once."""
+    longest = 0.1
+    for _ in range(tries):
+        yield longest * random.uniform(0.5, 1.0)  # noqa: S311 - only spreads the load
+        longest = min(2 * longest, LONGEST_PAUSE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Locks:
+    """Tries steps again that did not get a lock in time, or that were chosen to end a deadlock."""
+
+    connection: Connection
+    tries: int
+    where: str
+
+    def get(self, what: str, step: Callable[[], None]) -> None:
+        """Run a step that is harmless to repeat.
+
+        Args:
+            what: What it changes, for the message.
+            step: Leaves no transaction open when it fails.
+
+        Raises:
+            SinkUnavailableError: it did not get its lock in any of the tries without getting further.
+        """
+        reached = _revision(self.connection)
+        pauses = _pauses(self.tries)
+        is_told = False
+        while True:
+            try:
+                step()
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+                if (now := _revision(self.connection)) != reached:
+                    reached, pauses = now, _pauses(self.tries)
+                if (pause_s := next(pauses, None)) is None:
+                    raise SinkUnavailableError(
+                        f"the migration of {what} of the database at {self.where} did not get its lock, since somebody "
+                        f"uses a table without a break; the schema is whole at revision {reached}, and `python -m "
+                        "inference migrate` goes on from there when it is run again"
+                    ) from error
+                if not is_told:
+                    logger.warning("Somebody uses what the migration changes (%s); trying again and again", what)
+                    is_told = True
+                time.sleep(pause_s)
+            else:
+                return
+
+
+def _in_transaction(connection: Connection, sql: bytes) -> None:
+    with connection.transaction():
+        connection.execute(sql)
 
 
 def _prepare_roles(connection: Connection) -> bool:

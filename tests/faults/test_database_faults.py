@@ -842,10 +842,12 @@ def test_an_old_worker_writes_on_while_the_schema_is_migrated_and_a_new_one_runs
             if batch == 3:  # in the middle of a transaction, which the migration has to wait for
                 migrated.append(beside.submit(migrate, old_ledger.settings))
                 until(lambda: is_waiting_for_a_lock(old_ledger, "ALTER TABLE"))
-            elif batch == 9:  # each step of it got its turn between two batches
+
+        def after(batch: int) -> None:
+            if batch == 9:  # each step of it gets its turn between two batches
                 migrated[0].result()
 
-        assert old.run(run_id, 0, within=at) == "done"
+        assert old.run(run_id, 0, within=at, between=after) == "done"
         with PostgresSink(old_ledger.settings) as sink:
             new = beside.submit(runner(sink, store).run, sink.claim_shard(run_id, 1))
             assert late.run(run_id, 2) == "done", "a process of the old version goes on to another shard"
