@@ -26,10 +26,19 @@ CREATE FUNCTION nightlabel.drop_old_manifests(older_than interval) RETURNS bigin
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
     AS $$
-    WITH dropped AS (
+    WITH old AS (
+        SELECT c.run_id, c.plan_number, c.shard_number, c.chunk_number
+        FROM nightlabel.manifest_chunk c
+        JOIN nightlabel.run r ON r.run_id = c.run_id
+        WHERE coalesce(r.finished_at, r.started_at) < now() - older_than
+        LIMIT 1000
+        FOR UPDATE OF c SKIP LOCKED
+    ),
+    dropped AS (
         DELETE FROM nightlabel.manifest_chunk c
-        USING nightlabel.run r
-        WHERE c.run_id = r.run_id AND coalesce(r.finished_at, r.started_at) < now() - older_than
+        USING old
+        WHERE c.run_id = old.run_id AND c.plan_number = old.plan_number AND c.shard_number = old.shard_number
+            AND c.chunk_number = old.chunk_number
         RETURNING 1
     )
     SELECT count(*) FROM dropped
@@ -274,6 +283,17 @@ COMMENT ON TABLE nightlabel.listing IS 'The newest complete listing of each pref
 
 COMMENT ON COLUMN nightlabel.listing.listed_at IS 'When it began.';
 
+CREATE TABLE nightlabel.maintenance_position (
+    step text NOT NULL,
+    block bigint NOT NULL,
+    stopped_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT maintenance_position_block_check CHECK ((block >= 0))
+);
+
+COMMENT ON TABLE nightlabel.maintenance_position IS 'Where a step of maintenance was when its time was up; the next one begins there. No row: at the beginning.';
+
+COMMENT ON COLUMN nightlabel.maintenance_position.block IS 'Block of the table that the step reads.';
+
 CREATE TABLE nightlabel.manifest_chunk (
     run_id uuid NOT NULL,
     plan_number integer NOT NULL,
@@ -449,6 +469,16 @@ COMMENT ON COLUMN nightlabel.run_summary.done_elsewhere IS 'Recorded first by an
 
 COMMENT ON COLUMN nightlabel.run_summary.unfinished IS 'In shards that ran out of retries; zero in a successful run.';
 
+CREATE TABLE nightlabel.schema_compatibility (
+    revision text NOT NULL,
+    oldest_code text NOT NULL,
+    CONSTRAINT schema_compatibility_check CHECK ((oldest_code <= revision))
+);
+
+COMMENT ON TABLE nightlabel.schema_compatibility IS 'Which code may work on each revision of the schema, as its migration says; code of a newer revision migrates first.';
+
+COMMENT ON COLUMN nightlabel.schema_compatibility.oldest_code IS 'The oldest revision whose code reads and writes this one correctly.';
+
 ALTER TABLE ONLY nightlabel.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 
@@ -457,6 +487,9 @@ ALTER TABLE ONLY nightlabel.image
 
 ALTER TABLE ONLY nightlabel.listing
     ADD CONSTRAINT listing_pkey PRIMARY KEY (bucket, prefix);
+
+ALTER TABLE ONLY nightlabel.maintenance_position
+    ADD CONSTRAINT maintenance_position_pkey PRIMARY KEY (step);
 
 ALTER TABLE ONLY nightlabel.manifest_chunk
     ADD CONSTRAINT manifest_chunk_pkey PRIMARY KEY (run_id, plan_number, shard_number, chunk_number);
@@ -481,6 +514,9 @@ ALTER TABLE ONLY nightlabel.run
 
 ALTER TABLE ONLY nightlabel.run
     ADD CONSTRAINT run_pkey PRIMARY KEY (run_id);
+
+ALTER TABLE ONLY nightlabel.schema_compatibility
+    ADD CONSTRAINT schema_compatibility_pkey PRIMARY KEY (revision);
 
 ALTER TABLE ONLY nightlabel.shard
     ADD CONSTRAINT shard_pkey PRIMARY KEY (run_id, plan_number, shard_number);
@@ -536,6 +572,8 @@ GRANT SELECT ON TABLE nightlabel.latest_prediction TO nightlabel_writer;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.listing TO nightlabel_writer;
 
+GRANT SELECT ON TABLE nightlabel.maintenance_position TO nightlabel_writer;
+
 GRANT SELECT,INSERT ON TABLE nightlabel.manifest_chunk TO nightlabel_writer;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.run TO nightlabel_writer;
@@ -544,3 +582,5 @@ GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.shard TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.schema_compatibility TO nightlabel_writer;

@@ -592,7 +592,7 @@ class PostgresSink:
             ended = self._connection.execute(statement("finish_run"), {"run_id": run_id}).fetchone()
             return bool(_found(ended, run_id)[-1])
 
-        def name_reasons() -> None:
+        def store_reasons() -> None:
             with self._connection.transaction():
                 self._connection.execute(
                     "UPDATE nightlabel.run SET message = message || %s "
@@ -600,15 +600,22 @@ class PostgresSink:
                     [reasons_text(self._top_reasons(run_id, None)), run_id],
                 )
 
-        def drop_old_manifests() -> None:
+        def name_reasons() -> None:
+            self._retried(store_reasons)
+
+        def drop_some_manifests() -> int:
             age = timedelta(days=self._settings.manifest_retention_days)
-            self._connection.execute("SELECT nightlabel.drop_old_manifests(%s)", [age])
+            return int(_one(self._connection.execute("SELECT nightlabel.drop_old_manifests(%s)", [age]))[0])
+
+        def drop_old_manifests() -> None:
+            while self._retried(drop_some_manifests):
+                pass
 
         is_too_dead = self._retried(finish)
         # The books are closed. What takes long over millions of images may run into its time-out without opening them.
         for extra in (name_reasons, drop_old_manifests) if is_too_dead else (drop_old_manifests,):
             try:
-                self._retried(extra)
+                extra()
             except SinkUnavailableError as error:
                 logger.warning("The run is closed, but not everything could be tidied up (%s)", error)
         return self.read_summary(run_id)
@@ -674,11 +681,23 @@ class PostgresSink:
             row = None
             if table is not None:
                 row = self._connection.execute("SELECT version_num FROM nightlabel.alembic_version").fetchone()
-        if row is None:
-            raise SchemaMissingError(
-                f"the database at {where} has no Nightlabel tables; run `python -m inference migrate`"
-            )
-        check_revision(str(row[0]), [revision_of(path) for path in migrations()], where)
+            if row is None:
+                raise SchemaMissingError(
+                    f"the database at {where} has no Nightlabel tables; run `python -m inference migrate`"
+                )
+            found, known = str(row[0]), [revision_of(path) for path in migrations()]
+            oldest_code = None if found in known else self._oldest_code_for(found)
+        if not is_allowed_beside(found, known, oldest_code):
+            check_revision(found, known, where)
+
+    def _oldest_code_for(self, revision: str) -> str | None:
+        """Return what a newer schema says of the code that may work on it, if it says anything."""
+        [table] = _one(self._connection.execute("SELECT to_regclass('nightlabel.schema_compatibility')::text"))
+        if table is None:
+            return None
+        sql = "SELECT oldest_code FROM nightlabel.schema_compatibility WHERE revision = %s"
+        row = self._connection.execute(sql, [revision]).fetchone()
+        return None if row is None else str(row[0])
 
     def _find_model(self, model: str) -> tuple[int, ModelId]:
         wanted = parse_model(model)
@@ -759,6 +778,20 @@ class PostgresSink:
             yield
         finally:
             timer.cancel()
+
+
+def is_allowed_beside(found: str, known: Sequence[str], oldest_code: str | None) -> bool:
+    """Return whether this code may work on a schema that is newer than it, as during a rollout.
+
+    Args:
+        found: The database's revision.
+        known: Those that this code knows, oldest first.
+        oldest_code: The oldest revision whose code may work on ``found``, as that migration says; None if it says none.
+    """
+    if found in known or oldest_code is None or known[-1] < oldest_code:
+        return False
+    logger.info("The schema is at revision %s, newer than this code (%s), and made for both", found, known[-1])
+    return True
 
 
 def check_revision(found: str, known: Sequence[str], where: str) -> None:

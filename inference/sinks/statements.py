@@ -30,6 +30,13 @@ def revision_of(migration: Path) -> str:
     return migration.name.partition("_")[0]
 
 
+def revision_before(revision: str) -> str | None:
+    """Return the revision that a migration begins at: that of the file before it; None for the first."""
+    known = [revision_of(path) for path in migrations()]
+    place = known.index(revision)
+    return known[place - 1] if place else None
+
+
 def newest_revision() -> str:
     """Return the revision of the schema that this code knows."""
     return revision_of(migrations()[-1])

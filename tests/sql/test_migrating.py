@@ -19,7 +19,7 @@ from inference.settings import Settings, read_settings
 from inference.sinks.connecting import plain_url
 from inference.sinks.migrating import migrate
 from inference.sinks.postgres import PostgresSink, check_revision
-from inference.sinks.statements import newest_revision
+from inference.sinks.statements import migrations, newest_revision, revision_of
 from local_stack.postgres import EmbeddedPostgres
 from local_stack.processes import free_ports
 from tests.ledger import Ledger, listed
@@ -98,6 +98,37 @@ def test_a_schema_that_is_newer_or_older_than_the_code_is_refused(ledger: Ledger
     ledger.execute("DELETE FROM nightlabel.alembic_version")
     with pytest.raises(SchemaMissingError):
         PostgresSink(ledger.settings)
+
+
+def test_older_code_works_beside_a_newer_schema_that_is_made_for_it_and_never_migrates_it(ledger: Ledger):
+    ledger.execute("UPDATE nightlabel.alembic_version SET version_num = '9999'")
+    ledger.execute("INSERT INTO nightlabel.schema_compatibility VALUES ('9999', %s)", newest_revision())
+
+    with PostgresSink(ledger.settings) as sink:
+        worker = Ledger(ledger.url, ledger.settings, sink)
+        worker.work(worker.plan(listed("a")))
+    assert set(ledger.latest()) == {"a"}
+    with pytest.raises(SchemaNewerError, match=f"at revision 9999, .* revisions up to {newest_revision()}"):
+        migrate(ledger.settings)
+
+
+@pytest.mark.parametrize("said_of", ["9998", "9999"])
+def test_older_code_is_refused_where_the_newer_schema_is_not_made_for_it(ledger: Ledger, said_of: str):
+    """What was said of another revision does not count, nor that some newer code than this one may work."""
+    oldest_code = newest_revision() if said_of == "9998" else "9999"
+    ledger.execute("UPDATE nightlabel.alembic_version SET version_num = '9999'")
+    ledger.execute("INSERT INTO nightlabel.schema_compatibility VALUES (%s, %s)", said_of, oldest_code)
+
+    with pytest.raises(SchemaNewerError, match=f"at revision 9999, .* revisions up to {newest_revision()}"):
+        PostgresSink(ledger.settings)
+
+
+def test_every_migration_says_which_code_may_work_beside_it(ledger: Ledger):
+    said = {row["revision"]: row["oldest_code"] for row in ledger.rows("SELECT * FROM nightlabel.schema_compatibility")}
+    revisions = [revision_of(path) for path in migrations()]
+
+    assert list(said) == [revision for revision in revisions if revision >= "0009"]
+    assert sorted(said.values()) == [said[revision] for revision in sorted(said)], "what was refused stays refused"
 
 
 def test_a_schema_that_is_older_than_the_code_is_refused():

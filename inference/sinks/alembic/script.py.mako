@@ -1,9 +1,10 @@
 """${message}"""
 
 from inference.sinks.migrating import run_file
+from inference.sinks.statements import revision_before
 
 revision = "${up_revision}"
-down_revision = ${repr(down_revision)}
+down_revision = revision_before(revision)
 
 
 def upgrade() -> None:

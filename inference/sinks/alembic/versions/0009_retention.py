@@ -1,0 +1,12 @@
+"""Which code may work beside a newer schema, and what maintenance needs."""
+
+from inference.sinks.migrating import run_file
+from inference.sinks.statements import revision_before
+
+revision = "0009"
+down_revision = revision_before(revision)
+
+
+def upgrade() -> None:
+    """Run the SQL file of this revision."""
+    run_file(revision)

@@ -1,0 +1,40 @@
+-- 0009: which code may work on a schema that is newer than it; where maintenance stopped; manifests are dropped a
+-- bounded number at a time. New tables, and a function with the same name and meaning: code of 0005 runs on.
+
+CREATE TABLE nightlabel.schema_compatibility (
+    revision     text  PRIMARY KEY,
+    oldest_code  text  NOT NULL CHECK (oldest_code <= revision)
+);
+COMMENT ON TABLE  nightlabel.schema_compatibility IS 'Which code may work on each revision of the schema, as its migration says; code of a newer revision migrates first.';
+COMMENT ON COLUMN nightlabel.schema_compatibility.oldest_code IS 'The oldest revision whose code reads and writes this one correctly.';
+INSERT INTO nightlabel.schema_compatibility (revision, oldest_code) VALUES ('0009', '0009');
+
+CREATE TABLE nightlabel.maintenance_position (
+    step        text         PRIMARY KEY,
+    block       bigint       NOT NULL CHECK (block >= 0),
+    stopped_at  timestamptz  NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE  nightlabel.maintenance_position IS 'Where a step of maintenance was when its time was up; the next one begins there. No row: at the beginning.';
+COMMENT ON COLUMN nightlabel.maintenance_position.block IS 'Block of the table that the step reads.';
+
+-- A call drops a thousand chunks at most, of finished runs or of such as nobody has closed; callers repeat it until it
+-- returns none. What another session has locked is left to it.
+CREATE OR REPLACE FUNCTION nightlabel.drop_old_manifests(older_than interval) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = nightlabel, pg_temp AS $$
+    WITH old AS (
+        SELECT c.run_id, c.plan_number, c.shard_number, c.chunk_number
+        FROM nightlabel.manifest_chunk c
+        JOIN nightlabel.run r ON r.run_id = c.run_id
+        WHERE coalesce(r.finished_at, r.started_at) < now() - older_than
+        LIMIT 1000
+        FOR UPDATE OF c SKIP LOCKED
+    ),
+    dropped AS (
+        DELETE FROM nightlabel.manifest_chunk c
+        USING old
+        WHERE c.run_id = old.run_id AND c.plan_number = old.plan_number AND c.shard_number = old.shard_number
+            AND c.chunk_number = old.chunk_number
+        RETURNING 1
+    )
+    SELECT count(*) FROM dropped
+$$;
