@@ -18,7 +18,7 @@ from uuid import UUID
 from inference.errors import InferenceError, RunInterruptedError, SettingsError, dead_letter_codes
 from inference.logs import log_to_standard_error
 from inference.settings import Settings, read_settings
-from inference.types import DeadLetterFilter, RunRequest, RunSummary
+from inference.types import DeadLetterFilter, MaintenanceRequest, RunRequest, RunSummary
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -136,6 +136,39 @@ def _parser() -> argparse.ArgumentParser:
         "where no model is. Building that model takes TensorFlow and half a minute, once.",
     )
     migrate.set_defaults(command=_migrate)
+
+    maintain = commands.add_parser(
+        "maintain",
+        help="keep the results database small",
+        description="Remove what no public view shows and no run needs, as a member of nightlabel_owner. Without "
+        "--keep-outcome-days and --drop-model only manifests and shards of former runs, and image versions that "
+        "nothing refers to. No image is labelled again because of it.",
+        epilog="Exit status: 0 when it got to its end, or to the end of its time; 1 when not, 2 for usage.",
+    )
+    for name, text in (
+        ("manifest", "drop the manifests of runs that ended more than N days ago"),
+        ("run", "make one row of the shards of a run that ended more than N days ago"),
+        ("outcome", "remove outcomes older than N days of versions that no object holds any more"),
+    ):
+        maintain.add_argument(f"--keep-{name}-days", type=_whole(1), metavar="N", help=f"{text} (default: the setting)")
+    maintain.add_argument(
+        "--drop-model",
+        dest="drop_models",
+        action="append",
+        default=[],
+        metavar="NAME@VERSION",
+        help="drop every outcome of a superseded model; refused while any of them is shown. May be repeated",
+    )
+    maintain.add_argument(
+        "--time-budget-minutes",
+        type=_whole(1),
+        default=MaintenanceRequest().time_budget_minutes,
+        metavar="N",
+        help="begin nothing more after N minutes; the next one goes on there (default: %(default)s)",
+    )
+    maintain.add_argument("--dry-run", action="store_true", help="say what would be removed and do nothing")
+    maintain.add_argument("--json", action="store_true", help="print the report as a JSON object")
+    maintain.set_defaults(command=_maintain)
 
     models = commands.add_parser("models", help="show the registered models")
     model_commands = models.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -310,6 +343,23 @@ def _migrate(_options: argparse.Namespace, settings: Settings) -> int:
     before, after, production = wiring.migrate(settings)
     was = "empty" if before is None else f"at revision {before}"
     _say(f"the results database was {was} and is at revision {after}; production is {production}")
+    return EXIT_OK
+
+
+def _maintain(options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+
+    names = [field.name for field in dataclasses.fields(MaintenanceRequest) if field.name != "drop_models"]
+    request = MaintenanceRequest(
+        drop_models=tuple(options.drop_models), **{name: getattr(options, name) for name in names}
+    )
+    report = wiring.maintain(settings, request)
+    if options.json:
+        _say(json.dumps(dataclasses.asdict(report) | {"is_complete": report.is_complete}))
+        return EXIT_OK
+    counts = ", ".join(f"{step.name} {step.rows}{'' if step.is_complete else ' so far'}" for step in report.steps)
+    rest = "" if report.is_complete else "; the time was up, and the next maintenance goes on there"
+    _say(f"{'a dry run found' if report.dry_run else 'maintenance is done'}: {counts}{rest}")
     return EXIT_OK
 
 

@@ -225,6 +225,12 @@ class ModelUnknownError(ModelError):
     code = "model_unknown"
 
 
+class ModelInUseError(ModelError):
+    """A model's outcomes cannot be dropped, since they are still shown or more of them come; nothing was dropped."""
+
+    code = "model_in_use"
+
+
 class ModelFilesError(ModelError):
     """Files in the model store are missing, damaged or not those that were registered."""
 

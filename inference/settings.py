@@ -108,6 +108,12 @@ class Settings(BaseSettings):
     manifest_retention_days: Count = 7
     """Days after which the manifest of a finished run is dropped."""
 
+    run_retention_days: Count = 90
+    """Days after which the shards of a finished run become one row; run_summary stays as it is."""
+
+    outcome_retention_days: Count | None = None
+    """Days after which outcomes of versions that no object holds any more are removed; the default keeps them."""
+
     api_host: str = "127.0.0.1"
     """Address that ``serve`` listens on; anything but loopback needs ``api_key``."""
 

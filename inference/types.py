@@ -444,3 +444,45 @@ class RunSummary:
             + self.unfinished
         )
         return self.discovered == accounted
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceRequest:
+    """What of the results database is no longer needed. By default only what nobody can miss."""
+
+    keep_manifest_days: int | None = None
+    """Manifests of runs that ended earlier go; None for the setting."""
+    keep_run_days: int | None = None
+    """The shards of runs that ended earlier become one row a run; None for the setting."""
+    keep_outcome_days: int | None = None
+    """Outcomes of versions that no object holds any more go when they are older, and so do objects that are gone for
+    longer; None for the setting, and without that they are kept."""
+    drop_models: tuple[str, ...] = ()
+    """Superseded model versions, ``NAME@VERSION`` each, all of whose outcomes go."""
+    time_budget_minutes: int = 60
+    """No step begins another batch after that; the next maintenance goes on there."""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceStep:
+    """What one step of maintenance did, or would do."""
+
+    name: str
+    rows: int
+    is_complete: bool
+    """Whether it got to its end within the time."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceReport:
+    """What maintenance did, in the order in which it did it; with a dry run nothing of it was done."""
+
+    steps: tuple[MaintenanceStep, ...]
+    dry_run: bool
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left for the next one."""
+        return all(step.is_complete for step in self.steps)

@@ -21,7 +21,16 @@ from inference.errors import (
 )
 from inference.settings import Settings
 from inference.supervising import ShardWorker
-from inference.types import Device, ModelId, Plan, RunRequest, RunSummary, ShardStats
+from inference.types import (
+    Device,
+    MaintenanceReport,
+    MaintenanceRequest,
+    ModelId,
+    Plan,
+    RunRequest,
+    RunSummary,
+    ShardStats,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -372,6 +381,18 @@ def migrate(settings: Settings) -> tuple[str | None, str, ModelId]:
                 reason = "the bundled model, as the first"
                 registry.name_alias(connection, registry.PRODUCTION, production, reason=reason)
     return before, after, production
+
+
+def maintain(settings: Settings, request: MaintenanceRequest) -> MaintenanceReport:
+    """Remove from the results database what is no longer needed, or count it; see ``sinks.maintaining``.
+
+    Raises:
+        ConfigurationError: somebody has to change something; nothing was done.
+        SinkUnavailableError: the database does not answer, or another maintenance is at work.
+    """
+    from inference.sinks.maintaining import maintain as maintain_results
+
+    return maintain_results(settings, request)
 
 
 def list_models(settings: Settings) -> list[RegisteredModel]:

@@ -446,10 +446,10 @@ CREATE VIEW nightlabel.run_summary AS
             (COALESCE(sum(shard.dead), (0)::numeric))::bigint AS dead,
             (COALESCE(sum(shard.gone), (0)::numeric))::bigint AS gone,
             (COALESCE(sum(shard.done_elsewhere), (0)::numeric))::bigint AS done_elsewhere,
-            COALESCE(sum(shard.fetch_s), (0)::real) AS fetch_s,
-            COALESCE(sum(shard.decode_s), (0)::real) AS decode_s,
-            COALESCE(sum(shard.predict_s), (0)::real) AS predict_s,
-            COALESCE(sum(shard.write_s), (0)::real) AS write_s
+            COALESCE(sum(shard.fetch_s ORDER BY shard.shard_number), (0)::real) AS fetch_s,
+            COALESCE(sum(shard.decode_s ORDER BY shard.shard_number), (0)::real) AS decode_s,
+            COALESCE(sum(shard.predict_s ORDER BY shard.shard_number), (0)::real) AS predict_s,
+            COALESCE(sum(shard.write_s ORDER BY shard.shard_number), (0)::real) AS write_s
            FROM nightlabel.shard
           WHERE ((shard.run_id = r.run_id) AND (shard.plan_number = r.plan_number))) s);
 

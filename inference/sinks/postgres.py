@@ -182,6 +182,8 @@ class PostgresSink:
         """
         check_request(request)
         model_key, model = self._retried(lambda: self._find_model(request.model))
+        if not request.dry_run:
+            self._retried(lambda: self._make_room(model_key, model))
         plan: Plan | None = None
         try:
             with (
@@ -195,6 +197,25 @@ class PostgresSink:
             if plan is None or request.dry_run or not self._is_planned(plan, request.bucket):
                 raise
         return plan
+
+    def _make_room(self, model_key: int, model: ModelId) -> None:
+        """See that the ledger has a place for the model's outcomes, also when former ones were dropped.
+
+        Raises:
+            SinkUnavailableError: they are being dropped right now.
+        """
+        sql = (
+            "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'nightlabel.outcome'::regclass "
+            "AND inhrelid = to_regclass('nightlabel.outcome_model_' || %s) AND NOT inhdetachpending)"
+        )
+        if _one(self._connection.execute(sql, [model_key]))[0]:
+            return
+        self._connection.execute("SELECT nightlabel.add_outcome_partition(%s)", [model_key])
+        if not _one(self._connection.execute(sql, [model_key]))[0]:
+            raise SinkUnavailableError(
+                f"maintenance is dropping the outcomes of {model}; run `python -m inference maintain` to its end, then "
+                "plan this again"
+            )
 
     def _is_planned(self, plan: Plan, bucket: str) -> bool:
         """Return whether a plan was committed, once the transaction that made it has ended."""

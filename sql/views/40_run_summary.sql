@@ -2,7 +2,7 @@
 -- Grain:   one row per run.
 -- Rule:    discovered = already_done + deferred + labelled + dead + gone + done_elsewhere + unfinished.
 --          Counts of the run's newest plan, with what the run itself recorded under former ones; stage seconds of
---          the newest plan, added over threads and shards.
+--          the newest plan, added over threads and shards, in the shards' order: maintenance adds them up likewise.
 -- Readers: operators, analysts, the results gallery.
 CREATE OR REPLACE VIEW nightlabel.run_summary AS
 SELECT
@@ -41,10 +41,10 @@ CROSS JOIN LATERAL (
         coalesce(sum(dead), 0)::bigint AS dead,
         coalesce(sum(gone), 0)::bigint AS gone,
         coalesce(sum(done_elsewhere), 0)::bigint AS done_elsewhere,
-        coalesce(sum(fetch_s), 0)::real AS fetch_s,
-        coalesce(sum(decode_s), 0)::real AS decode_s,
-        coalesce(sum(predict_s), 0)::real AS predict_s,
-        coalesce(sum(write_s), 0)::real AS write_s
+        coalesce(sum(fetch_s ORDER BY shard_number), 0)::real AS fetch_s,
+        coalesce(sum(decode_s ORDER BY shard_number), 0)::real AS decode_s,
+        coalesce(sum(predict_s ORDER BY shard_number), 0)::real AS predict_s,
+        coalesce(sum(write_s ORDER BY shard_number), 0)::real AS write_s
     FROM nightlabel.shard
     WHERE run_id = r.run_id AND plan_number = r.plan_number
 ) AS s;

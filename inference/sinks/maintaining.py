@@ -1,0 +1,417 @@
+"""Keeps the results database small: removes, in small transactions, what no public view shows and no run needs.
+
+Every step can be interrupted anywhere and repeated: a batch is one transaction, and where a step stopped is in the
+database. No image is labelled again because of it: of an existing object's current version every outcome stays, unless
+its whole model goes and a better label stands beside it. Runs beside a night: a step that does not get a lock within
+two seconds lets go and comes again, and what could take an outcome from a discovery that has just counted it takes
+turns with discoveries.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, TypeAlias, TypeVar, cast
+
+import psycopg
+
+from inference.errors import (
+    ModelInUseError,
+    ModelUnknownError,
+    SchemaMissingError,
+    SettingsError,
+    SinkUnavailableError,
+)
+from inference.planning import parse_model
+from inference.settings import Settings
+from inference.sinks.connecting import Connection, connect, describe, our_errors
+from inference.sinks.postgres import check_revision
+from inference.sinks.statements import migrations, revision_of, statement
+from inference.types import MaintenanceReport, MaintenanceRequest, MaintenanceStep, ModelId
+
+logger = logging.getLogger(__name__)
+
+LOCK_KEY = 0x6D61696E7461696E
+"""Advisory lock that lets one maintenance run at a time; the bytes of "maintain"."""
+
+LOCK_TIMEOUT_S = 2.0
+"""How long a batch waits for a lock: as long as it waits for a strong one, whoever comes later waits behind it."""
+
+PAUSE_S = 1.0
+"""Until a batch that did not get its locks is tried again."""
+
+BLOCKS_A_BATCH = 500
+"""Blocks of a table (4 MB) that one transaction looks through: some ten thousand outcomes, well under a second, for
+which a discovery waits."""
+
+T = TypeVar("T")
+Values: TypeAlias = "dict[str, Any] | list[Any] | None"
+
+EVER = "-infinity"
+"""Before every time there was."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """The time that maintenance has.
+
+    Args:
+        budget_s: Seconds after which no other batch begins.
+        clock: Seconds from an arbitrary start, never going back.
+        sleep: Waits.
+    """
+
+    budget_s: float
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _begun_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._begun_at = self.clock()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left; none or less when the time is up."""
+        return self._begun_at + self.budget_s - self.clock()
+
+
+class _TimeIsUp(Exception):  # noqa: N818 - no error: the next maintenance goes on
+    """The budget is spent in the middle of a step."""
+
+
+def maintain(
+    settings: Settings, request: MaintenanceRequest, *, pace: Pace | None = None, blocks_a_batch: int = BLOCKS_A_BATCH
+) -> MaintenanceReport:
+    """Remove what is no longer needed, or with ``dry_run`` count it; harmless to repeat.
+
+    Args:
+        settings: Name the database, as a member of ``nightlabel_owner``, and how long things are kept by default.
+        request: What is no longer needed.
+        pace: The time that it has; by default as the request says.
+        blocks_a_batch: Blocks of a table that one transaction looks through.
+
+    Raises:
+        SettingsError: the request cannot mean anything.
+        ModelUnknownError, ModelInUseError: a model cannot be dropped; nothing was done.
+        SchemaMissingError, SchemaOutdatedError, SchemaNewerError: another schema.
+        SinkCredentialsError, SinkUnavailableError: no connection, no right, or another maintenance is at work.
+    """
+    days = _days(settings, request)
+    models = [_version(model) for model in request.drop_models]
+    with connect(settings, application="nightlabel maintain") as connection:
+        where = describe(connection)
+        with our_errors(where):
+            _check_schema(connection, where)
+            _act_as_owner(connection)
+            connection.execute("SELECT set_config('lock_timeout', %s, false)", [str(round(LOCK_TIMEOUT_S * 1000))])
+            if not request.dry_run and not _one(connection, "SELECT pg_try_advisory_lock(%s)", [LOCK_KEY]):
+                raise SinkUnavailableError(
+                    f"another maintenance of the database at {where} is at work; run this one again when it has ended"
+                )
+            budget = pace or Pace(request.time_budget_minutes * 60)
+            return _Maintenance(connection, days, budget, request.dry_run, blocks_a_batch).run(models)
+
+
+@dataclass(frozen=True, slots=True)
+class _Days:
+    """How long things are kept, in days."""
+
+    manifests: int
+    runs: int
+    outcomes: int | None
+
+
+def _days(settings: Settings, request: MaintenanceRequest) -> _Days:
+    """Return how long things are kept.
+
+    Raises:
+        SettingsError: shards or outcomes would go before the manifests that need them.
+    """
+    kept = _Days(
+        manifests=request.keep_manifest_days or settings.manifest_retention_days,
+        runs=request.keep_run_days or settings.run_retention_days,
+        outcomes=request.keep_outcome_days or settings.outcome_retention_days,
+    )
+    for name, value in (("keep_run_days", kept.runs), ("keep_outcome_days", kept.outcomes)):
+        if value is not None and value < kept.manifests:
+            raise SettingsError(
+                f"{name} is {value} and keep_manifest_days {kept.manifests}: as long as there is a manifest, its run "
+                f"may go on, and needs them; give {name} at least {kept.manifests}"
+            )
+    if request.time_budget_minutes < 1:
+        raise SettingsError(f"time_budget_minutes is {request.time_budget_minutes}; give at least 1")
+    return kept
+
+
+def _version(model: str) -> ModelId:
+    wanted = parse_model(model)
+    if not isinstance(wanted, ModelId):
+        raise SettingsError(f"drop_models names {model!r}; give a version that cannot move, as NAME@VERSION")
+    return wanted
+
+
+def _check_schema(connection: Connection, where: str) -> None:
+    if _one(connection, "SELECT to_regclass('nightlabel.alembic_version')::text") is None:
+        raise SchemaMissingError(f"the database at {where} has no Nightlabel tables; run `python -m inference migrate`")
+    # A newer schema is refused even if it is made for this code: what may be removed from it is for newer code to say.
+    found = _one(connection, "SELECT version_num FROM nightlabel.alembic_version")
+    check_revision(str(found), [revision_of(path) for path in migrations()], where)
+
+
+def _act_as_owner(connection: Connection) -> None:
+    """Act as the role that owns the tables, where there is one and the user may."""
+    sql = (
+        "SELECT bool_or(rolname = 'nightlabel_owner' AND rolname <> current_user AND pg_has_role(rolname, 'MEMBER')) "
+        "AND bool_or(rolname = 'nightlabel_owner' AND oid = "
+        "(SELECT nspowner FROM pg_namespace WHERE nspname = 'nightlabel')) FROM pg_roles"
+    )
+    if _one(connection, sql):
+        connection.execute("SET ROLE nightlabel_owner")
+
+
+def _one(connection: Connection, sql: str, values: Values = None) -> object:
+    """Return the only value that a query gives, or None."""
+    row = connection.execute(sql.encode(), values).fetchone()
+    return None if row is None else row[0]
+
+
+def _count(connection: Connection, sql: str, values: Values = None) -> int:
+    """Return the only number that a query gives; 0 for none."""
+    return int(cast("int | None", _one(connection, sql, values)) or 0)
+
+
+class _Maintenance:
+    """One maintenance: its steps in their order, each of which reports what it did."""
+
+    def __init__(self, connection: Connection, days: _Days, pace: Pace, dry_run: bool, blocks_a_batch: int) -> None:
+        self._connection = connection
+        self._days = days
+        self._pace = pace
+        self._dry_run = dry_run
+        self._blocks_a_batch = blocks_a_batch
+        # One moment for all steps, and the database's: the machine's own clock may be wrong.
+        self._now = cast("datetime", _one(connection, "SELECT now()")).astimezone(UTC)
+
+    def run(self, models: list[ModelId]) -> MaintenanceReport:
+        """Do every step; after the time is up none begins."""
+        dropped = self._droppable(models)
+        steps: list[tuple[str, Callable[[], Iterator[int]]]] = [
+            ("models", lambda: self._drop_models(dropped)),
+            ("outcomes", lambda: self._remove_outcomes(dropped)),
+            ("objects", self._remove_objects),
+            ("manifests", self._drop_manifests),
+            ("images", lambda: self._remove_images(dropped)),
+            ("shards", self._merge_shards),
+            ("label_counts", self._fold_label_counts),
+            ("vacuum", self._vacuum),
+        ]
+        return MaintenanceReport(tuple(self._step(name, batches) for name, batches in steps), self._dry_run)
+
+    def _step(self, name: str, batches: Callable[[], Iterator[int]]) -> MaintenanceStep:
+        begun, rows, is_complete = self._pace.clock(), 0, True
+        try:
+            for removed in batches():
+                rows += removed
+        except _TimeIsUp:
+            is_complete = False
+        step = MaintenanceStep(name, rows, is_complete, self._pace.clock() - begun)
+        logger.info("%s: %d%s in %.1f s", name, rows, "" if is_complete else ", not all", step.seconds)
+        return step
+
+    # Models
+
+    def _droppable(self, models: list[ModelId]) -> list[int]:
+        """Return the keys of the models that are to go.
+
+        Raises:
+            ModelUnknownError: there is none of that name and version.
+            ModelInUseError: it is not superseded; says how many labels and dead letters would be lost.
+        """
+        keys = {}
+        for model in models:
+            found = self._connection.execute(
+                "SELECT model_id FROM nightlabel.model WHERE name = %s AND version = %s", [model.name, model.version]
+            ).fetchone()
+            if found is None:
+                raise ModelUnknownError(f"{model} is not registered; `python -m inference models list` shows what is")
+            keys[model] = int(found[0])
+        for model, key in keys.items():
+            values = {"model_id": key, "dropped": list(keys.values())}
+            why = _one(self._connection, statement("maintain_why_needed"), values)
+            if why is not None:
+                raise ModelInUseError(f"the outcomes of {model} are not dropped: {why}; nothing was done")
+            labels, dead = self._connection.execute(statement("maintain_count_shown"), values).fetchone() or (0, 0)
+            if labels or dead:
+                raise ModelInUseError(
+                    f"the outcomes of {model} are not dropped: latest_prediction shows {labels:,} of its labels, and "
+                    f"beside {dead:,} of its dead letters there is no label; label these images with the production "
+                    "model first (scope not_by_this_model), or keep it; nothing was done"
+                )
+        return list(keys.values())
+
+    def _drop_models(self, dropped: list[int]) -> Iterator[int]:
+        for key in dropped:
+            yield _count(self._connection, "SELECT count(*) FROM nightlabel.outcome WHERE model_id = %s", [key])
+        if self._dry_run:
+            return
+        # First what an interrupted maintenance began: a ledger gives up one partition at a time.
+        begun: list[int | None] = [None]
+        for which in begun + dropped:
+            for [detach] in self._connection.execute(statement("maintain_detach"), {"model_id": which}).fetchall():
+                self._detach(detach)
+        for [drop] in self._connection.execute(statement("maintain_drop_detached")).fetchall():
+            self._tried(partial(self._connection.execute, drop))
+
+    def _detach(self, sql: str) -> None:
+        """Take a partition out; waits, with nobody waiting behind it, until whoever may be reading it has ended."""
+        with self._bounded_by_what_is_left():
+            self._connection.execute(sql.encode())
+
+    @contextmanager
+    def _bounded_by_what_is_left(self) -> Iterator[None]:
+        """Let the statements inside wait and work until the time is up, and no longer."""
+        self._check_time()
+        left_ms = str(max(1000, round(self._pace.left_s * 1000)))
+        lock = "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)"
+        self._connection.execute(lock, ["0", left_ms])
+        try:
+            yield
+        except psycopg.errors.QueryCanceled as error:
+            raise _TimeIsUp from error
+        finally:
+            if not self._connection.closed:
+                self._connection.execute("RESET statement_timeout")
+                self._connection.execute(
+                    "SELECT set_config('lock_timeout', %s, false)", [str(round(LOCK_TIMEOUT_S * 1000))]
+                )
+
+    # Rows
+
+    def _remove_outcomes(self, dropped: list[int]) -> Iterator[int]:
+        if self._days.outcomes is None:
+            return
+        before = self._before(self._days.outcomes)
+        for key, blocks in self._connection.execute(statement("maintain_partitions")).fetchall():
+            if key not in dropped:  # else a dry run would count them twice
+                values = {"model_id": key, "before": before}
+                yield from self._by_blocks(f"outcomes of model {key}", blocks, "maintain_outcomes", values)
+
+    def _remove_objects(self) -> Iterator[int]:
+        if self._days.outcomes is None:
+            return
+        values = {"before": self._before(self._days.outcomes)}
+        yield from self._by_blocks("objects", self._blocks("nightlabel.object"), "maintain_objects", values)
+
+    def _drop_manifests(self) -> Iterator[int]:
+        days = self._days.manifests
+        if self._dry_run:
+            yield _count(self._connection, statement("maintain_count_manifests"), {"before": self._before(days)})
+            return
+        sql, age = "SELECT nightlabel.drop_old_manifests(%s)", timedelta(days=days)
+        while some := self._tried(lambda: _count(self._connection, sql, [age])):
+            yield some
+
+    def _remove_images(self, dropped: list[int]) -> Iterator[int]:
+        outcomes = EVER if self._days.outcomes is None else self._before(self._days.outcomes)
+        self._check_time()
+        self._connection.execute("DROP TABLE IF EXISTS pg_temp.named_by_manifest")
+        # What the steps before this one have not got to still counts; a dry run has done none of them.
+        manifests = self._before(self._days.manifests) if self._dry_run else EVER
+        self._connection.execute(statement("maintain_note_manifests"), {"dropped_before": manifests})
+        self._connection.execute("ANALYZE named_by_manifest")
+        values = {
+            "dropped": dropped if self._dry_run else [],
+            "objects_before": outcomes if self._dry_run else EVER,
+            "outcomes_before": outcomes if self._dry_run else EVER,
+        }
+        yield from self._by_blocks("images", self._blocks("nightlabel.image"), "maintain_images", values)
+
+    def _merge_shards(self) -> Iterator[int]:
+        values = {"before": self._before(self._days.runs), "dry_run": self._dry_run}
+        while some := self._tried(lambda: _count(self._connection, statement("maintain_shards"), values)):
+            yield some
+            if self._dry_run:
+                return
+
+    def _fold_label_counts(self) -> Iterator[int]:
+        if _one(self._connection, "SELECT to_regprocedure('nightlabel.fold_label_counts()')::text") is None:
+            return
+        if self._dry_run:
+            yield 0
+            return
+        yield self._tried(lambda: _count(self._connection, "SELECT nightlabel.fold_label_counts()"))
+
+    def _vacuum(self) -> Iterator[int]:
+        for [sql] in self._connection.execute(statement("maintain_vacuum")).fetchall():
+            if not self._dry_run:
+                with self._bounded_by_what_is_left():
+                    self._connection.execute(sql.encode())
+            yield 1
+
+    def _before(self, days: int) -> datetime:
+        return self._now - timedelta(days=days)
+
+    def _blocks(self, table: str) -> int:
+        return _count(self._connection, statement("maintain_blocks"), {"table": table})
+
+    def _by_blocks(self, step: str, blocks: int, name: str, values: dict[str, Any]) -> Iterator[int]:
+        """Run a statement over a table, some blocks at a time, once around from where the last maintenance stopped."""
+        begin = 0 if self._dry_run else min(self._position(step), blocks)
+        ranges = [*_ranges(begin, blocks, self._blocks_a_batch), *_ranges(0, begin, self._blocks_a_batch)]
+        for first, end in ranges:
+            what = {**values, "first": f"({first},0)", "end": f"({end},0)", "dry_run": self._dry_run}
+            yield self._tried(partial(self._batch, statement(name), what, step, end))
+        self._forget_position(step)
+
+    def _position(self, step: str) -> int:
+        return _count(self._connection, "SELECT block FROM nightlabel.maintenance_position WHERE step = %s", [step])
+
+    def _note_position(self, step: str, block: int) -> None:
+        self._connection.execute(
+            "INSERT INTO nightlabel.maintenance_position (step, block) VALUES (%s, %s) "
+            "ON CONFLICT (step) DO UPDATE SET block = excluded.block, stopped_at = now()",
+            [step, block],
+        )
+
+    def _forget_position(self, step: str) -> None:
+        if not self._dry_run:
+            self._connection.execute("DELETE FROM nightlabel.maintenance_position WHERE step = %s", [step])
+
+    # Locks and time
+
+    def _batch(self, sql: str, values: dict[str, Any], step: str, end: int) -> int:
+        """Look through some blocks while no discovery is at work, and note how far that is; all of it or nothing."""
+        with self._connection.transaction():
+            # Days that are over stay counted in label_daily, whatever is removed.
+            self._connection.execute("SELECT set_config('nightlabel.keep_label_counts', 'on', true)")
+            if not _one(self._connection, statement("maintain_lock_buckets")):
+                raise psycopg.errors.LockNotAvailable("a discovery is at work")
+            removed = _count(self._connection, sql, values)
+            if not self._dry_run:
+                self._note_position(step, end)
+            return removed
+
+    def _tried(self, work: Callable[[], T]) -> T:
+        """Do work that is one transaction, again when it did not get its locks, until the time is up."""
+        while True:
+            self._check_time()
+            try:
+                return work()
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+                logger.debug("Trying again (%s)", error)
+                self._pace.sleep(PAUSE_S)
+
+    def _check_time(self) -> None:
+        if self._pace.left_s <= 0:
+            raise _TimeIsUp
+
+
+def _ranges(first: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut ``first`` to ``end`` into ranges of at most ``size``."""
+    for start in range(first, end, size):
+        yield start, min(start + size, end)

@@ -1,0 +1,5 @@
+-- How many chunks drop_old_manifests would drop.
+SELECT count(*)
+FROM nightlabel.manifest_chunk AS c
+JOIN nightlabel.run AS r ON r.run_id = c.run_id
+WHERE coalesce(r.finished_at, r.started_at) < %(before)s;
