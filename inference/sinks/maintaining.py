@@ -52,6 +52,9 @@ which a discovery waits."""
 T = TypeVar("T")
 Values: TypeAlias = "dict[str, Any] | list[Any] | None"
 
+STEPS = ("models", "outcomes", "objects", "manifests", "images", "shards", "label_counts", "vacuum")
+"""In the order in which they are done: what refers to something goes before it."""
+
 EVER = "-infinity"
 """Before every time there was."""
 
@@ -200,17 +203,18 @@ class _Maintenance:
     def run(self, models: list[ModelId]) -> MaintenanceReport:
         """Do every step; after the time is up none begins."""
         dropped = self._droppable(models)
-        steps: list[tuple[str, Callable[[], Iterator[int]]]] = [
-            ("models", lambda: self._drop_models(dropped)),
-            ("outcomes", lambda: self._remove_outcomes(dropped)),
-            ("objects", self._remove_objects),
-            ("manifests", self._drop_manifests),
-            ("images", lambda: self._remove_images(dropped)),
-            ("shards", self._merge_shards),
-            ("label_counts", self._fold_label_counts),
-            ("vacuum", self._vacuum),
+        batches: list[Callable[[], Iterator[int]]] = [
+            partial(self._drop_models, dropped),
+            partial(self._remove_outcomes, dropped),
+            self._remove_objects,
+            self._drop_manifests,
+            partial(self._remove_images, dropped),
+            self._merge_shards,
+            self._fold_label_counts,
+            self._vacuum,
         ]
-        return MaintenanceReport(tuple(self._step(name, batches) for name, batches in steps), self._dry_run)
+        steps = [self._step(name, step) for name, step in zip(STEPS, batches, strict=True)]
+        return MaintenanceReport(tuple(steps), self._dry_run)
 
     def _step(self, name: str, batches: Callable[[], Iterator[int]]) -> MaintenanceStep:
         begun, rows, is_complete = self._pace.clock(), 0, True

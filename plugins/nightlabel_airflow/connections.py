@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 IMAGES_CONNECTION = "images_s3"
 RESULTS_CONNECTION = "results_db"
+OWNER_CONNECTION = "results_db_owner"
 
 # What libpq knows and a connection's extra may hold; other keys of the extra are Airflow's or its hooks' business.
 LIBPQ_PARAMETERS = frozenset(
@@ -133,12 +134,17 @@ def default_source(*, bucket: str, prefix: str) -> Source:
     return source_from(_images_connection(), bucket=bucket, prefix=prefix)
 
 
-def open_settings() -> Settings:
-    """Read the settings: the database from the connection ``results_db``, the rest from this worker's environment."""
+def open_settings(conn_id: str = RESULTS_CONNECTION, *, purpose: str = "the results database") -> Settings:
+    """Read the settings: the database from a connection, the rest from this worker's environment."""
     from inference.settings import read_settings
 
-    connection = get_connection(RESULTS_CONNECTION, kind="postgres", purpose="the results database")
+    connection = get_connection(conn_id, kind="postgres", purpose=purpose)
     return read_settings(database_url=database_url(connection))
+
+
+def open_owner_settings() -> Settings:
+    """Read the settings with the database as its owner sees it, from the connection ``results_db_owner``."""
+    return open_settings(OWNER_CONNECTION, purpose="the results database, with a login in nightlabel_owner")
 
 
 def open_store(settings: Settings) -> ObjectStore:

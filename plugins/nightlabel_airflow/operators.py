@@ -306,8 +306,8 @@ def request_from(params: Mapping[str, Any], *, bucket: str, prefix: str, context
         scope=cast("Scope", params.get("scope", "unlabelled")),
         device=params["device"],
         allow_cpu_fallback=params["allow_cpu_fallback"],
-        max_images=_whole(params["max_images"]),
-        shard_size=_whole(params["shard_size"]),
+        max_images=whole(params["max_images"]),
+        shard_size=whole(params["shard_size"]),
         max_dead_ratio=params["max_dead_ratio"],
         min_images_for_ratio=int(params["min_images_for_ratio"]),
         dry_run=params["dry_run"],
@@ -332,7 +332,7 @@ def dead_letters_from(params: Mapping[str, Any]) -> DeadLetterFilter:
     return DeadLetterFilter(codes=tuple(params["codes"]), permanent=params["permanent"], **times)
 
 
-def _whole(value: float | None) -> int | None:
+def whole(value: float | None) -> int | None:
     """Return a whole number as one: to a JSON schema 2.0 is an integer."""
     return None if value is None else int(value)
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 DEFAULT_SCHEDULE = "0 2 * * *"
 SCHEDULE_VARIABLE = "NIGHTLABEL_SCHEDULE"
 
+MAINTENANCE_SCHEDULE = "30 5 * * *"
+"""After the night: most of what it removes became superfluous by then, and nothing waits for it."""
+MAINTENANCE_SCHEDULE_VARIABLE = "NIGHTLABEL_MAINTENANCE_SCHEDULE"
+
 GRACE = timedelta(minutes=5)
 """How late a run may still start. It has to cover a slow or restarting scheduler, and nothing more."""
 
@@ -86,14 +90,22 @@ class NightlyTimetable(CronTriggerTimetable):
         return coerce_datetime(utcnow())
 
 
-def schedule_from(environment: Mapping[str, str]) -> NightlyTimetable | None:
-    """Return the schedule that ``NIGHTLABEL_SCHEDULE`` sets.
+def schedule_from(
+    environment: Mapping[str, str], variable: str = SCHEDULE_VARIABLE, default: str = DEFAULT_SCHEDULE
+) -> NightlyTimetable | None:
+    """Return the schedule that a variable sets.
 
     Args:
         environment: Environment variables; a cron expression in UTC, or ``none`` (or nothing) for runs by hand only.
-            Without the variable it is 02:00.
+        variable: Its name.
+        default: The schedule without it.
     """
-    expression = environment.get(SCHEDULE_VARIABLE, DEFAULT_SCHEDULE).strip()
+    expression = environment.get(variable, default).strip()
     if expression.lower() in ("", "none"):
         return None
     return NightlyTimetable(expression, timezone="UTC")
+
+
+def maintenance_schedule_from(environment: Mapping[str, str]) -> NightlyTimetable | None:
+    """Return the schedule of the maintenance: 05:30 unless ``NIGHTLABEL_MAINTENANCE_SCHEDULE`` says otherwise."""
+    return schedule_from(environment, MAINTENANCE_SCHEDULE_VARIABLE, MAINTENANCE_SCHEDULE)
