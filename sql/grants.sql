@@ -10,5 +10,6 @@ GRANT INSERT, UPDATE ON
     nightlabel.image, nightlabel.object, nightlabel.listing, nightlabel.outcome, nightlabel.run, nightlabel.shard, nightlabel.model_alias
     TO nightlabel_writer;
 GRANT INSERT ON nightlabel.manifest_chunk, nightlabel.model TO nightlabel_writer;
-GRANT EXECUTE ON FUNCTION nightlabel.add_outcome_partition(integer), nightlabel.drop_old_manifests(interval)
+GRANT EXECUTE ON FUNCTION nightlabel.add_outcome_partition(integer), nightlabel.drop_old_manifests(interval),
+    nightlabel.fold_label_counts(), nightlabel.analyze_ledger()
     TO nightlabel_writer;

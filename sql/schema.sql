@@ -11,14 +11,129 @@ BEGIN
     IF NOT EXISTS (SELECT FROM nightlabel.model WHERE model_id = new_model_id) THEN
         RAISE EXCEPTION 'model % is not registered', new_model_id;
     END IF;
+    IF to_regclass(format('nightlabel.%I', 'outcome_model_' || new_model_id)) IS NOT NULL THEN
+        RETURN;
+    END IF;
     EXECUTE format(
         'CREATE TABLE IF NOT EXISTS nightlabel.%I PARTITION OF nightlabel.outcome FOR VALUES IN (%L)',
         'outcome_model_' || new_model_id, new_model_id
     );
-    EXECUTE format(
-        'CREATE INDEX IF NOT EXISTS %I ON nightlabel.%I (retry_after) WHERE error_code IS NOT NULL',
-        'outcome_model_' || new_model_id || '_dead', 'outcome_model_' || new_model_id
+    PERFORM nightlabel.count_labels_of(format('nightlabel.%I', 'outcome_model_' || new_model_id)::regclass);
+END
+$$;
+
+CREATE FUNCTION nightlabel.analyze_ledger() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    SET lock_timeout TO '1s'
+    AS $$
+DECLARE
+    known double precision := (SELECT reltuples FROM pg_class WHERE oid = 'nightlabel.outcome'::regclass);
+    present double precision := (
+        SELECT sum(
+            CASE WHEN c.reltuples > 0 AND c.relpages > 0
+                THEN c.reltuples * (pg_relation_size(c.oid) / current_setting('block_size')::double precision) / c.relpages
+                ELSE pg_relation_size(c.oid) / 300.0
+            END
+        )
+        FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'nightlabel.outcome'::regclass
     );
+BEGIN
+    IF coalesce(present, 0) < 1000 OR present BETWEEN known / 1.33 AND known * 1.33 THEN
+        RETURN false;
+    END IF;
+    ANALYZE nightlabel.outcome;
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
+
+CREATE FUNCTION nightlabel.count_deleted_labels() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_setting('nightlabel.keep_label_counts', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO nightlabel.label_count_delta (day, model_id, labels, images, score_sums)
+    SELECT day, model_id, array_agg(label), array_agg(-images), array_agg(-score_sum)
+    FROM (
+        SELECT (recorded_at AT TIME ZONE 'UTC')::date AS day, model_id, label,
+            count(*) AS images, sum(score::double precision) AS score_sum
+        FROM removed
+        WHERE label IS NOT NULL
+        GROUP BY 1, 2, 3
+    ) AS counted
+    GROUP BY day, model_id;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION nightlabel.count_inserted_labels() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO nightlabel.label_count_delta (day, model_id, labels, images, score_sums)
+    SELECT day, model_id, array_agg(label), array_agg(images), array_agg(score_sum)
+    FROM (
+        SELECT (recorded_at AT TIME ZONE 'UTC')::date AS day, model_id, label,
+            count(*) AS images, sum(score::double precision) AS score_sum
+        FROM added
+        WHERE label IS NOT NULL
+        GROUP BY 1, 2, 3
+    ) AS counted
+    GROUP BY day, model_id;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION nightlabel.count_labels_of(ledger regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER count_inserted_labels AFTER INSERT ON %s REFERENCING NEW TABLE AS added'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_inserted_labels()', ledger
+    );
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER count_updated_labels AFTER UPDATE ON %s'
+        ' REFERENCING OLD TABLE AS removed NEW TABLE AS added'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_updated_labels()', ledger
+    );
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER count_deleted_labels AFTER DELETE ON %s REFERENCING OLD TABLE AS removed'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_deleted_labels()', ledger
+    );
+END
+$$;
+
+CREATE FUNCTION nightlabel.count_updated_labels() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM added) THEN
+        RETURN NULL;  -- every batch may replace dead letters, and comes by here; few do
+    END IF;
+    INSERT INTO nightlabel.label_count_delta (day, model_id, labels, images, score_sums)
+    SELECT day, model_id, array_agg(label), array_agg(images), array_agg(score_sum)
+    FROM (
+        SELECT day, model_id, label, sum(step) AS images, sum(step * score::double precision) AS score_sum
+        FROM (
+            SELECT (recorded_at AT TIME ZONE 'UTC')::date AS day, model_id, label, score, 1 AS step FROM added
+            UNION ALL
+            SELECT (recorded_at AT TIME ZONE 'UTC')::date, model_id, label, score, -1 FROM removed
+        ) AS stepped
+        WHERE label IS NOT NULL
+        GROUP BY 1, 2, 3
+    ) AS counted
+    GROUP BY day, model_id;
+    RETURN NULL;
 END
 $$;
 
@@ -42,6 +157,37 @@ CREATE FUNCTION nightlabel.drop_old_manifests(older_than interval) RETURNS bigin
         RETURNING 1
     )
     SELECT count(*) FROM dropped
+$$;
+
+CREATE FUNCTION nightlabel.fold_label_counts() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    folded bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('nightlabel.fold_label_counts', 0)) THEN
+        RETURN 0;
+    END IF;
+    WITH taken AS (
+        DELETE FROM nightlabel.label_count_delta
+        WHERE ctid = ANY(ARRAY(SELECT ctid FROM nightlabel.label_count_delta LIMIT 50000))
+        RETURNING day, model_id, labels, images, score_sums
+    ),
+    summed AS (
+        SELECT t.day, t.model_id, u.label, sum(u.images)::bigint AS images, sum(u.score_sum) AS score_sum
+        FROM taken AS t CROSS JOIN LATERAL unnest(t.labels, t.images, t.score_sums) AS u (label, images, score_sum)
+        GROUP BY t.day, t.model_id, u.label
+    ),
+    added AS (
+        INSERT INTO nightlabel.label_count AS c (day, model_id, label, images, score_sum)
+        SELECT day, model_id, label, images, score_sum FROM summed
+        ON CONFLICT (day, model_id, label) DO UPDATE
+        SET images = c.images + excluded.images, score_sum = c.score_sum + excluded.score_sum
+    )
+    SELECT count(*) INTO folded FROM taken;
+    RETURN folded;
+END
 $$;
 
 CREATE TABLE nightlabel.alembic_version (
@@ -161,44 +307,30 @@ CREATE VIEW nightlabel.production_line AS
 COMMENT ON VIEW nightlabel.production_line IS 'Models that hold or ever held the alias production, best first.';
 
 CREATE VIEW nightlabel.dead_letter_open AS
- SELECT i.bucket,
-    i.object_key,
+ SELECT o.bucket,
+    o.object_key,
     i.etag,
-    best.stage,
-    best.error_code,
-    best.message,
-    best.attempts,
-    (best.retry_after IS NULL) AS permanent,
-    best.retry_after,
+    d.stage,
+    d.error_code,
+    d.message,
+    d.attempts,
+    (d.retry_after IS NULL) AS permanent,
+    d.retry_after,
     m.name AS model_name,
     m.version AS model_version,
-    best.run_id,
-    best.recorded_at AS failed_at
-   FROM (((nightlabel.object o
-     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
-     CROSS JOIN LATERAL ( SELECT c.image_id,
-            c.model_id,
-            c.label,
-            c.label_id,
-            c.score,
-            c.top_labels,
-            c.top_scores,
-            c.stage,
-            c.error_code,
-            c.message,
-            c.attempts,
-            c.retry_after,
-            c.engine,
-            c.run_id,
-            c.recorded_at,
-            c.decoder,
-            c.is_copied
-           FROM (nightlabel.production_line p
-             JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
-          ORDER BY (c.label IS NOT NULL) DESC, p.rank
-         LIMIT 1) best)
-     JOIN nightlabel.model m ON ((m.model_id = best.model_id)))
-  WHERE ((o.gone_at IS NULL) AND (best.error_code IS NOT NULL));
+    d.run_id,
+    d.recorded_at AS failed_at
+   FROM ((((nightlabel.outcome d
+     JOIN nightlabel.production_line p ON ((p.model_id = d.model_id)))
+     JOIN nightlabel.object o ON ((o.image_id = d.image_id)))
+     JOIN nightlabel.image i ON ((i.image_id = d.image_id)))
+     JOIN nightlabel.model m ON ((m.model_id = d.model_id)))
+  WHERE ((d.error_code IS NOT NULL) AND (o.gone_at IS NULL) AND (NOT (EXISTS ( SELECT
+           FROM (nightlabel.production_line b
+             CROSS JOIN LATERAL ( SELECT
+                   FROM nightlabel.outcome better
+                  WHERE ((better.image_id = d.image_id) AND (better.model_id = b.model_id) AND ((better.label IS NOT NULL) OR (b.rank < p.rank)))
+                 OFFSET 0) closing)))));
 
 COMMENT ON VIEW nightlabel.dead_letter_open IS 'One row per existing object whose current version could not be labelled, with stage, code and reason.';
 
@@ -206,62 +338,89 @@ COMMENT ON COLUMN nightlabel.dead_letter_open.permanent IS 'True when only a han
 
 COMMENT ON COLUMN nightlabel.dead_letter_open.retry_after IS 'From when the nightly run tries again; null when permanent.';
 
+CREATE TABLE nightlabel.label_count (
+    day date NOT NULL,
+    model_id integer NOT NULL,
+    label text NOT NULL,
+    images bigint NOT NULL,
+    score_sum double precision NOT NULL
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE nightlabel.label_count IS 'Labels recorded, by UTC day and model, but for what label_count_delta holds; label_daily adds both.';
+
+COMMENT ON COLUMN nightlabel.label_count.score_sum IS 'In double precision, in which a sum of some million scores of single precision loses nothing.';
+
+CREATE TABLE nightlabel.label_count_delta (
+    day date NOT NULL,
+    model_id integer NOT NULL,
+    labels text[] NOT NULL,
+    images bigint[] NOT NULL,
+    score_sums double precision[] NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000');
+
+COMMENT ON TABLE nightlabel.label_count_delta IS 'What was recorded and is not folded into label_count yet: one row a statement, day and model.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.images IS 'Beside labels; negative for what was deleted or changed.';
+
 CREATE VIEW nightlabel.label_daily AS
- SELECT ((o.recorded_at AT TIME ZONE 'UTC'::text))::date AS day,
+ SELECT counted.day,
     m.name AS model_name,
     m.version AS model_version,
-    o.label,
-    count(*) AS images,
-    (avg(o.score))::real AS mean_score
-   FROM (nightlabel.outcome o
-     JOIN nightlabel.model m ON ((m.model_id = o.model_id)))
-  WHERE (o.label IS NOT NULL)
-  GROUP BY (((o.recorded_at AT TIME ZONE 'UTC'::text))::date), m.name, m.version, o.label;
+    counted.label,
+    counted.images,
+    counted.mean_score
+   FROM (( SELECT parts.day,
+            parts.model_id,
+            parts.label,
+            (sum(parts.images))::bigint AS images,
+            ((sum(parts.score_sum) / (NULLIF(sum(parts.images), (0)::numeric))::double precision))::real AS mean_score
+           FROM ( SELECT label_count.day,
+                    label_count.model_id,
+                    label_count.label,
+                    label_count.images,
+                    label_count.score_sum
+                   FROM nightlabel.label_count
+                UNION ALL
+                 SELECT d.day,
+                    d.model_id,
+                    u.label,
+                    u.images,
+                    u.score_sum
+                   FROM (nightlabel.label_count_delta d
+                     CROSS JOIN LATERAL UNNEST(d.labels, d.images, d.score_sums) u(label, images, score_sum))) parts
+          GROUP BY parts.day, parts.model_id, parts.label
+         HAVING (sum(parts.images) > (0)::numeric)) counted
+     JOIN nightlabel.model m ON ((m.model_id = counted.model_id)));
 
 COMMENT ON VIEW nightlabel.label_daily IS 'Images and mean score by UTC day, model version and label; each outcome counted once.';
 
 CREATE VIEW nightlabel.latest_prediction AS
- SELECT i.bucket,
-    i.object_key,
+ SELECT o.bucket,
+    o.object_key,
     i.etag,
     i.size_bytes,
     o.last_modified,
-    best.label,
-    best.label_id,
-    best.score,
-    best.top_labels,
-    best.top_scores,
+    c.label,
+    c.label_id,
+    c.score,
+    c.top_labels,
+    c.top_scores,
     m.name AS model_name,
     m.version AS model_version,
-    best.engine,
-    best.run_id,
-    best.recorded_at AS predicted_at
-   FROM (((nightlabel.object o
-     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
-     CROSS JOIN LATERAL ( SELECT c.image_id,
-            c.model_id,
-            c.label,
-            c.label_id,
-            c.score,
-            c.top_labels,
-            c.top_scores,
-            c.stage,
-            c.error_code,
-            c.message,
-            c.attempts,
-            c.retry_after,
-            c.engine,
-            c.run_id,
-            c.recorded_at,
-            c.decoder,
-            c.is_copied
-           FROM (nightlabel.production_line p
-             JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
-          WHERE (c.label IS NOT NULL)
-          ORDER BY p.rank
-         LIMIT 1) best)
-     JOIN nightlabel.model m ON ((m.model_id = best.model_id)))
-  WHERE (o.gone_at IS NULL);
+    c.engine,
+    c.run_id,
+    c.recorded_at AS predicted_at
+   FROM ((((nightlabel.outcome c
+     JOIN nightlabel.production_line p ON ((p.model_id = c.model_id)))
+     JOIN nightlabel.object o ON ((o.image_id = c.image_id)))
+     JOIN nightlabel.image i ON ((i.image_id = c.image_id)))
+     JOIN nightlabel.model m ON ((m.model_id = c.model_id)))
+  WHERE ((c.label IS NOT NULL) AND (o.gone_at IS NULL) AND (NOT (EXISTS ( SELECT
+           FROM (nightlabel.outcome better
+             JOIN nightlabel.production_line b ON ((b.model_id = better.model_id)))
+          WHERE ((better.image_id = c.image_id) AND (better.label IS NOT NULL) AND (b.rank < p.rank))))));
 
 COMMENT ON VIEW nightlabel.latest_prediction IS 'One row per existing object: the label of its current version by the production model, else by the newest former one.';
 
@@ -485,6 +644,9 @@ ALTER TABLE ONLY nightlabel.alembic_version
 ALTER TABLE ONLY nightlabel.image
     ADD CONSTRAINT image_pkey PRIMARY KEY (image_id);
 
+ALTER TABLE ONLY nightlabel.label_count
+    ADD CONSTRAINT label_count_pkey PRIMARY KEY (day, model_id, label);
+
 ALTER TABLE ONLY nightlabel.listing
     ADD CONSTRAINT listing_pkey PRIMARY KEY (bucket, prefix);
 
@@ -527,7 +689,17 @@ CREATE UNIQUE INDEX model_alias_current ON nightlabel.model_alias USING btree (a
 
 CREATE INDEX object_image_id ON nightlabel.object USING btree (image_id);
 
+CREATE INDEX outcome_dead_letter ON ONLY nightlabel.outcome USING btree (recorded_at DESC) WHERE (error_code IS NOT NULL);
+
+CREATE INDEX outcome_label ON ONLY nightlabel.outcome USING btree (label, recorded_at DESC) WHERE (label IS NOT NULL);
+
 CREATE INDEX run_started_at ON nightlabel.run USING btree (started_at);
+
+CREATE TRIGGER count_deleted_labels AFTER DELETE ON nightlabel.outcome REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_deleted_labels();
+
+CREATE TRIGGER count_inserted_labels AFTER INSERT ON nightlabel.outcome REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_inserted_labels();
+
+CREATE TRIGGER count_updated_labels AFTER UPDATE ON nightlabel.outcome REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_updated_labels();
 
 ALTER TABLE ONLY nightlabel.model_alias
     ADD CONSTRAINT model_alias_model_id_fkey FOREIGN KEY (model_id) REFERENCES nightlabel.model(model_id);
@@ -544,8 +716,22 @@ GRANT USAGE ON SCHEMA nightlabel TO nightlabel_reader;
 REVOKE ALL ON FUNCTION nightlabel.add_outcome_partition(new_model_id integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION nightlabel.add_outcome_partition(new_model_id integer) TO nightlabel_writer;
 
+REVOKE ALL ON FUNCTION nightlabel.analyze_ledger() FROM PUBLIC;
+GRANT ALL ON FUNCTION nightlabel.analyze_ledger() TO nightlabel_writer;
+
+REVOKE ALL ON FUNCTION nightlabel.count_deleted_labels() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_inserted_labels() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_labels_of(ledger regclass) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_updated_labels() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION nightlabel.drop_old_manifests(older_than interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION nightlabel.drop_old_manifests(older_than interval) TO nightlabel_writer;
+
+REVOKE ALL ON FUNCTION nightlabel.fold_label_counts() FROM PUBLIC;
+GRANT ALL ON FUNCTION nightlabel.fold_label_counts() TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.alembic_version TO nightlabel_writer;
 
@@ -563,6 +749,10 @@ GRANT SELECT ON TABLE nightlabel.production_line TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.dead_letter_open TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.dead_letter_open TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.label_count TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.label_count_delta TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.label_daily TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.label_daily TO nightlabel_writer;

@@ -26,6 +26,7 @@ from inference.errors import (
     SchemaMissingError,
     SchemaNewerError,
     SchemaOutdatedError,
+    SinkCredentialsError,
     SinkUnavailableError,
     StaleAttemptError,
 )
@@ -84,6 +85,12 @@ GIVE_UP_S = 2.0
 
 STATEMENTS_AT_ONCE = 2
 """Most statements that do real work in what is sent again as a whole."""
+
+BATCHES_BEFORE_FOLDING = 100
+"""How many batches of a shard are recorded before what they counted is folded, so that readers have little to add up."""
+
+MOST_FOLDED_AT_ONCE = 50_000
+"""As ``nightlabel.fold_label_counts`` has it: when it folded fewer, what is left was recorded meanwhile."""
 
 SILENCE_S = 5.0
 """How much longer than the bound on statements their answer may take to arrive."""
@@ -567,6 +574,23 @@ class PostgresSink:
         }
         if self._retried(lambda: self._connection.execute(statement("record_batch"), values).fetchone()) is None:
             self._check_recorded(shard, batch_number)
+        if batch_number % BATCHES_BEFORE_FOLDING == 0:
+            self._tidy_up(self._fold_label_counts, "the batch is recorded")
+
+    def _fold_label_counts(self) -> int:
+        """Fold what batches counted for ``label_daily``; returns how many rows were folded, 0 when another one is at it."""
+
+        def fold() -> int:
+            return cast("int", _one(self._connection.execute("SELECT nightlabel.fold_label_counts()"))[0])
+
+        return self._retried(fold)
+
+    def _tidy_up(self, work: Callable[[], object], what_stands: str) -> None:
+        """Do what nothing depends on: it may run into its time-out, or lack a right, and be done another time."""
+        try:
+            work()
+        except (SinkUnavailableError, SinkCredentialsError, SchemaMissingError) as error:
+            logger.warning("%s, but not everything could be tidied up (%s)", what_stands.capitalize(), error)
 
     def _check_recorded(self, shard: Shard, batch_number: int) -> None:
         """Tell a batch that was recorded before (its answer was lost) from one of a stale attempt."""
@@ -632,13 +656,18 @@ class PostgresSink:
             while self._retried(drop_some_manifests):
                 pass
 
+        def fold_label_counts() -> None:
+            while self._fold_label_counts() >= MOST_FOLDED_AT_ONCE:
+                pass
+
+        def analyze_ledger() -> None:
+            self._retried(lambda: self._connection.execute("SELECT nightlabel.analyze_ledger()"))
+
         is_too_dead = self._retried(finish)
         # The books are closed. What takes long over millions of images may run into its time-out without opening them.
-        for extra in (name_reasons, drop_old_manifests) if is_too_dead else (drop_old_manifests,):
-            try:
-                extra()
-            except SinkUnavailableError as error:
-                logger.warning("The run is closed, but not everything could be tidied up (%s)", error)
+        tidying = (drop_old_manifests, fold_label_counts, analyze_ledger)
+        for extra in (name_reasons, *tidying) if is_too_dead else tidying:
+            self._tidy_up(extra, "the run is closed")
         return self.read_summary(run_id)
 
     def read_summary(self, run_id: UUID) -> RunSummary:

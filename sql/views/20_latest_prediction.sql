@@ -2,35 +2,38 @@
 -- Grain:   one row per existing object whose current version has a label.
 -- Rule:    the production model's label, else that of the newest former production model; no row while only dead.
 -- Readers: analysts, the results gallery, the REST API.
+-- Plans:   from either end, whatever the size: by key from object, by label and newest first from the ledger's index
+--          (label, recorded_at), which an ORDER BY predicted_at DESC LIMIT reads as far as it has to.
 CREATE OR REPLACE VIEW nightlabel.latest_prediction AS
 SELECT
-    i.bucket::text AS bucket,
-    i.object_key::text AS object_key,
+    o.bucket,
+    o.object_key,
     i.etag,
     i.size_bytes,
     o.last_modified,
-    best.label,
-    best.label_id,
-    best.score,
-    best.top_labels,
-    best.top_scores,
+    c.label,
+    c.label_id,
+    c.score,
+    c.top_labels,
+    c.top_scores,
     m.name AS model_name,
     m.version AS model_version,
-    best.engine,
-    best.run_id,
-    best.recorded_at AS predicted_at
-FROM nightlabel.object AS o
-JOIN nightlabel.image AS i ON i.image_id = o.image_id
-CROSS JOIN LATERAL (
-    SELECT c.*
-    FROM nightlabel.production_line AS p
-    JOIN nightlabel.outcome AS c ON c.model_id = p.model_id AND c.image_id = o.image_id
-    WHERE c.label IS NOT NULL
-    ORDER BY p.rank
-    LIMIT 1
-) AS best
-JOIN nightlabel.model AS m ON m.model_id = best.model_id
-WHERE o.gone_at IS NULL;
+    c.engine,
+    c.run_id,
+    c.recorded_at AS predicted_at
+FROM nightlabel.outcome AS c
+JOIN nightlabel.production_line AS p ON p.model_id = c.model_id
+JOIN nightlabel.object AS o ON o.image_id = c.image_id
+JOIN nightlabel.image AS i ON i.image_id = c.image_id
+JOIN nightlabel.model AS m ON m.model_id = c.model_id
+WHERE c.label IS NOT NULL
+    AND o.gone_at IS NULL
+    AND NOT EXISTS (
+        SELECT
+        FROM nightlabel.outcome AS better
+        JOIN nightlabel.production_line AS b ON b.model_id = better.model_id
+        WHERE better.image_id = c.image_id AND better.label IS NOT NULL AND b.rank < p.rank
+    );
 COMMENT ON VIEW nightlabel.latest_prediction IS
     'One row per existing object: the label of its current version by the production model, else by the newest former one.';
 COMMENT ON COLUMN nightlabel.latest_prediction.label_id IS 'Stable id of the label; label names may repeat, ids do not.';
