@@ -87,7 +87,7 @@ STATEMENTS_AT_ONCE = 2
 """Most statements that do real work in what is sent again as a whole."""
 
 BATCHES_BEFORE_FOLDING = 100
-"""How many batches of a shard are recorded before what they counted is folded, so that readers have little to add up."""
+"""Of a shard, before what they counted is folded: so readers have little to add up."""
 
 MOST_FOLDED_AT_ONCE = 50_000
 """As ``nightlabel.fold_label_counts`` has it: when it folded fewer, what is left was recorded meanwhile."""
@@ -578,7 +578,7 @@ class PostgresSink:
             self._tidy_up(self._fold_label_counts, "the batch is recorded")
 
     def _fold_label_counts(self) -> int:
-        """Fold what batches counted for ``label_daily``; returns how many rows were folded, 0 when another one is at it."""
+        """Fold what batches counted for ``label_daily``; returns how many rows, 0 when another one is at it."""
 
         def fold() -> int:
             return cast("int", _one(self._connection.execute("SELECT nightlabel.fold_label_counts()"))[0])
