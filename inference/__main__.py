@@ -18,7 +18,14 @@ from uuid import UUID
 from inference.errors import InferenceError, RunInterruptedError, SettingsError, dead_letter_codes
 from inference.logs import log_to_standard_error
 from inference.settings import Settings, read_settings
-from inference.types import DeadLetterFilter, MaintenanceRequest, RunRequest, RunSummary
+from inference.types import (
+    DeadLetterFilter,
+    ForgetRequest,
+    Forgettable,
+    MaintenanceRequest,
+    RunRequest,
+    RunSummary,
+)
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -170,6 +177,63 @@ def _parser() -> argparse.ArgumentParser:
     maintain.add_argument("--json", action="store_true", help="print the report as a JSON object")
     maintain.set_defaults(command=_maintain)
 
+    export = commands.add_parser(
+        "export",
+        help="write a public view to a CSV, JSON Lines or Parquet file",
+        description="Write the rows of a public view, as one snapshot and in no particular order, to a file: whole or "
+        "not at all, with bounded memory however many they are. A login of nightlabel_reader is enough.",
+        epilog="Times are in UTC (ISO 8601), lists in CSV are JSON; docs/export-and-forget.md has the details. "
+        "Examples: `export --bucket photos --since 2026-11-01 -o labels.parquet`, "
+        "`export --view dead_letter_open | less`. Exit status: 0 when all of it is written, 1 when not, 2 for usage.",
+    )
+    export.add_argument(
+        "--view", default="latest_prediction", metavar="V", help="which one (default: %(default)s); docs/sql.md has all"
+    )
+    export.add_argument(
+        "-o",
+        "--output",
+        default="-",
+        metavar="FILE",
+        help="a file that ends in .csv, .jsonl (both also with .gz) or .parquet; - is the standard output (default)",
+    )
+    export.add_argument(
+        "--format", choices=("csv", "jsonl", "parquet"), help="instead of what the ending says (default of -: csv)"
+    )
+    export.add_argument("--bucket", metavar="B", help="only rows of this bucket")
+    export.add_argument("--prefix", metavar="P", help="only rows whose key begins with this; any string, not a folder")
+    export.add_argument("--label", metavar="L", help="only rows with this label")
+    export.add_argument(
+        "--since",
+        metavar="T",
+        help="only rows of this date or time (ISO 8601, UTC) or later, by predicted_at, failed_at, started_at or day",
+    )
+    export.add_argument("--until", metavar="T", help="only rows before this date or time")
+    export.add_argument("--json", action="store_true", help="say what was written as a JSON object; not with -")
+    export.set_defaults(command=_export)
+
+    forget = commands.add_parser(
+        "forget",
+        help="erase every trace of the objects under a prefix",
+        description="Erase what the results database holds of the objects under a prefix, all versions of them: labels "
+        "and dead letters by every model, hashes, and their names wherever they are. A record of who asked for it, "
+        "when and why stays, without the prefix. Nightlabel only reads the bucket: delete the objects there first, or "
+        "the next run finds and labels them again. Called again after it was cut short it goes on.",
+        epilog="It takes a login of nightlabel_owner; docs/export-and-forget.md has what it reaches and what it does "
+        "not. Example: `forget --bucket photos --prefix users/4711/ --dry-run`, then with `--yes` instead. "
+        "Exit status: 0 when nothing is left, 1 when not, 2 for usage.",
+    )
+    forget.add_argument("--bucket", required=True, metavar="B", help="name of the bucket")
+    which = forget.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--prefix", metavar="P", help="beginning of the keys; any string, not a folder: `a` is also that of `ab`"
+    )
+    which.add_argument("--whole-bucket", action="store_true", help="every object of the bucket")
+    forget.add_argument("--reason", default="", metavar="TEXT", help="why, for the record: such as a ticket's number")
+    forget.add_argument("--dry-run", action="store_true", help="say what would be forgotten and change nothing")
+    forget.add_argument("--yes", action="store_true", help="do not ask; needed where no terminal is")
+    forget.add_argument("--json", action="store_true", help="print the counts as a JSON object")
+    forget.set_defaults(command=_forget)
+
     models = commands.add_parser("models", help="show the registered models")
     model_commands = models.add_subparsers(title="commands", metavar="COMMAND", required=True)
     listing = model_commands.add_parser("list", help="list the registered models and what the aliases name")
@@ -308,12 +372,12 @@ def _run(request: RunRequest, options: argparse.Namespace, settings: Settings) -
     return EXIT_OK if result.problem is None else EXIT_FAILED
 
 
-def _progress_bar() -> AbstractContextManager[tqdm[Any] | None]:
+def _progress_bar(unit: str = "images") -> AbstractContextManager[tqdm[Any] | None]:
     if not sys.stderr.isatty():
         return nullcontext()
     from tqdm import tqdm
 
-    return tqdm(unit=" images", dynamic_ncols=True, leave=False)
+    return tqdm(unit=f" {unit}", dynamic_ncols=True, leave=False)
 
 
 def _summary_json(summary: RunSummary) -> str:
@@ -361,6 +425,89 @@ def _maintain(options: argparse.Namespace, settings: Settings) -> int:
     rest = "" if report.is_complete else "; the time was up, and the next maintenance goes on there"
     _say(f"{'a dry run found' if report.dry_run else 'maintenance is done'}: {counts}{rest}")
     return EXIT_OK
+
+
+def _export(options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+    from inference.exporting import STANDARD_OUTPUT, ExportRequest
+    from inference.planning import parse_time
+
+    request = ExportRequest(
+        view=options.view,
+        output=options.output,
+        format=options.format,
+        bucket=options.bucket,
+        prefix=options.prefix,
+        label=options.label,
+        since=parse_time("--since", options.since) if options.since else None,
+        until=parse_time("--until", options.until) if options.until else None,
+    )
+    if options.json and request.output == STANDARD_OUTPUT:
+        raise SettingsError("--json says what was written, and the standard output is taken; name a file with --output")
+    with _progress_bar("rows") as bar:
+
+        def advance(rows: int) -> None:
+            if bar is not None:
+                bar.update(rows)
+
+        rows = wiring.export(request, settings=settings, progress=advance)
+    if request.output != STANDARD_OUTPUT:
+        size_bytes = os.stat(request.output).st_size
+        written = {"view": request.view, "output": request.output, "rows": rows, "size_bytes": size_bytes}
+        _say(
+            json.dumps(written)
+            if options.json
+            else f"{rows:,} rows of {request.view} are in {request.output} ({size_bytes:,} bytes)"
+        )
+    return EXIT_OK
+
+
+def _forget(options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+
+    if options.prefix == "":
+        raise SettingsError("--prefix is empty, and every key begins with that; give --whole-bucket if that is meant")
+    request = ForgetRequest(options.bucket, options.prefix or "", options.reason)
+    if not (options.yes or options.dry_run or sys.stdin.isatty()):
+        raise SettingsError("nothing was forgotten, since nobody can be asked here; look at --dry-run, then give --yes")
+    if options.dry_run or not options.yes:
+        found = wiring.count_forgettable(request, settings=settings)
+        if options.dry_run:
+            _say(_counts_json(found, dry_run=True) if options.json else f"dry run: would forget {_counts_line(found)}")
+            return EXIT_OK
+        sys.stderr.write(f"This forgets {_counts_line(found)}. It cannot be undone. Type yes to go on: ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip() != "yes":
+            raise SettingsError("nothing was forgotten, since the answer was not yes")
+    with _progress_bar("images") as bar:
+
+        def advance(images: int) -> None:
+            if bar is not None:
+                bar.update(images)
+
+        forgotten = wiring.forget(request, settings=settings, progress=advance)
+    if options.json:
+        _say(_counts_json(forgotten, dry_run=False))
+    else:
+        _say(
+            f"forgot {_counts_line(forgotten)}; what of it is still in the bucket is found again by the next run, "
+            "and copies elsewhere (backups, exports, logs) are not reached from here"
+        )
+    return EXIT_OK
+
+
+def _counts_json(counts: Forgettable, *, dry_run: bool) -> str:
+    found = dataclasses.asdict(counts)
+    return json.dumps({"dry_run": dry_run, **found} if dry_run else {n: v for n, v in found.items() if n != "examples"})
+
+
+def _counts_line(counts: Forgettable) -> str:
+    examples = f"; keys such as {', '.join(map(repr, counts.examples))}" if counts.examples else ""
+    return (
+        f"{counts.images:,} image versions of {counts.objects:,} objects, {counts.outcomes:,} outcomes, "
+        f"{counts.manifest_refs:,} refs in manifests, {counts.listings:,} listings, the names in {counts.runs:,} runs"
+        f"{examples}"
+    )
 
 
 def _list_models(options: argparse.Namespace, settings: Settings) -> int:

@@ -165,6 +165,18 @@ class ManifestError(ConfigurationError):
     code = "bad_manifest"
 
 
+class OutputError(ConfigurationError):
+    """What was asked for cannot be written where it was to go; nothing half written is left there."""
+
+    code = "output_failed"
+
+
+class BucketInUseError(ConfigurationError):
+    """A run is at work on objects that are to be forgotten."""
+
+    code = "bucket_in_use"
+
+
 class BucketMissingError(ConfigurationError):
     """The bucket does not exist."""
 

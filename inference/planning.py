@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Final, Literal
 
 from inference.errors import SettingsError, dead_letter_codes
-from inference.types import DeadLetterFilter, Device, ModelId, RunRequest
+from inference.types import DeadLetterFilter, Device, ForgetRequest, ModelId, RunRequest
 
 MAX_SHARDS: Final = 200
 """Mapped tasks of a run: the scheduler and the UI suffer from more long before Airflow's own limit of 1,024."""
@@ -150,6 +150,19 @@ def check_request(request: RunRequest) -> None:
         _check_dead_letters(request.dead_letters)
     _check_source(request)
     parse_model(request.model)
+
+
+def check_forgetting(request: ForgetRequest) -> None:
+    """Refuse a request to forget that cannot mean anything.
+
+    Raises:
+        SettingsError: names what is wrong.
+    """
+    if not request.bucket:
+        raise SettingsError("no bucket is given; name one with --bucket")
+    for name, text in (("bucket", request.bucket), ("prefix", request.prefix), ("reason", request.reason)):
+        if not is_storable(text):
+            raise SettingsError(f"{name} is {text!r}; it has to be text in UTF-8, without a NUL")
 
 
 def _check_source(request: RunRequest) -> None:

@@ -486,3 +486,33 @@ class MaintenanceReport:
     def is_complete(self) -> bool:
         """Whether nothing is left for the next one."""
         return all(step.is_complete for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequest:
+    """Which objects to forget."""
+
+    bucket: str
+    prefix: str
+    """Beginning of the keys; any string, not a folder. Empty for the whole bucket."""
+    reason: str = ""
+    """For the record; it is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgettable:
+    """How many rows of each kind there are to forget, or were forgotten."""
+
+    images: int = 0
+    objects: int = 0
+    outcomes: int = 0
+    manifest_refs: int = 0
+    listings: int = 0
+    runs: int = 0
+    examples: tuple[str, ...] = ()
+    """Some of the keys, in their order; none of what is forgotten."""
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there is nothing at all."""
+        return not any((self.images, self.objects, self.outcomes, self.manifest_refs, self.listings, self.runs))

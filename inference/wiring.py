@@ -23,6 +23,8 @@ from inference.settings import Settings
 from inference.supervising import ShardWorker
 from inference.types import (
     Device,
+    ForgetRequest,
+    Forgettable,
     MaintenanceReport,
     MaintenanceRequest,
     ModelId,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     import boto3
 
+    from inference.exporting import ExportRequest
     from inference.models.registry import RegisteredModel
     from inference.ports import ModelHandle, ObjectReader, ObjectSource, ObjectStore
     from inference.sinks.postgres import PostgresSink
@@ -401,6 +404,67 @@ def list_models(settings: Settings) -> list[RegisteredModel]:
 
     with open_sink(settings) as sink, sink.asking() as connection:
         return registry.list_models(connection)
+
+
+def export(request: ExportRequest, *, settings: Settings, progress: Callable[[int], None] | None = None) -> int:
+    """Write the rows of a public view to a file and return how many there were; a reader's rights are enough.
+
+    Args:
+        request: Which view, which of its rows, and where to.
+        settings: Names the database.
+        progress: Called with the number of rows every now and then.
+
+    Raises:
+        SettingsError: the export cannot mean anything.
+        OutputError: the file cannot be written; nothing of it is left.
+        SchemaMissingError, SinkCredentialsError, SinkUnavailableError: the view cannot be read.
+    """
+    from inference.exporting import check_export, whole_file
+
+    form = check_export(request)  # what cannot be written needs no database to say so
+    from inference.sinks.views import ViewExport
+
+    with ViewExport(settings, request) as view, whole_file(request.output) as file:
+        return view.write(file, form, progress)
+
+
+def count_forgettable(request: ForgetRequest, *, settings: Settings) -> Forgettable:
+    """Return how many rows of the results database `forget` would take out; changes nothing.
+
+    Raises:
+        SettingsError: the request cannot mean anything.
+        SchemaMissingError, SchemaOutdatedError, SinkCredentialsError, SinkUnavailableError: it cannot be told.
+    """
+    from inference.planning import check_forgetting
+
+    check_forgetting(request)
+    from inference.sinks.forgetting import Forgetting
+
+    with Forgetting(settings) as forgetting:
+        return forgetting.count(request)
+
+
+def forget(request: ForgetRequest, *, settings: Settings, progress: Callable[[int], None] | None = None) -> Forgettable:
+    """Take every trace of the objects under a prefix out of the results database; what is in the bucket stays.
+
+    Args:
+        request: Which objects, and why.
+        settings: Names the database; its user is a member of ``nightlabel_owner``.
+        progress: Called with the number of image versions after each transaction.
+
+    Raises:
+        BucketInUseError: a run is at work on the objects; what was forgotten before stays so.
+        SettingsError: the request cannot mean anything.
+        SchemaMissingError, SchemaOutdatedError, SinkCredentialsError, SinkUnavailableError: nothing, or not all, was
+            forgotten; called again it goes on.
+    """
+    from inference.planning import check_forgetting
+
+    check_forgetting(request)
+    from inference.sinks.forgetting import Forgetting
+
+    with Forgetting(settings) as forgetting:
+        return forgetting.forget(request, progress)
 
 
 def load_served_model(settings: Settings, model: str) -> ModelHandle:

@@ -6,6 +6,7 @@ GRANT SELECT ON
     TO nightlabel_reader;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA nightlabel TO nightlabel_writer;
+REVOKE ALL ON nightlabel.forgetting FROM nightlabel_writer;
 GRANT INSERT, UPDATE ON
     nightlabel.image, nightlabel.object, nightlabel.listing, nightlabel.outcome, nightlabel.run, nightlabel.shard, nightlabel.model_alias
     TO nightlabel_writer;

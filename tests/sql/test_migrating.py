@@ -23,32 +23,9 @@ from inference.sinks.statements import migrations, newest_revision, revision_of
 from local_stack.postgres import EmbeddedPostgres
 from local_stack.processes import free_ports
 from tests.ledger import Ledger, listed
+from tests.sql.logins import PASSWORD, as_user
 
 pytestmark = pytest.mark.integration
-
-PASSWORD = "for-this-test-only"
-
-
-def as_user(url: str, user: str) -> str:
-    parts = psycopg.conninfo.conninfo_to_dict(url)
-    return f"postgresql://{user}:{PASSWORD}@{parts['host']}:{parts['port']}/{parts['dbname']}"
-
-
-@pytest.fixture
-def login(ledger: Ledger):
-    """Make a login that is a member of a group role, and drop it afterwards."""
-    made = []
-
-    def make(group: str | None) -> Settings:
-        user = f"u{len(made)}_{psycopg.conninfo.conninfo_to_dict(ledger.url)['dbname']}"
-        ledger.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}' {f'IN ROLE {group}' if group else ''}")
-        made.append(user)
-        return read_settings(database_url=as_user(ledger.url, user))
-
-    yield make
-    for user in made:
-        ledger.execute(f"DROP OWNED BY {user}")
-        ledger.execute(f"DROP ROLE {user}")
 
 
 def ask(settings: Settings, sql: str) -> list:
