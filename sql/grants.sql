@@ -1,10 +1,13 @@
--- What each group role may do; run at the end of every migration where the roles exist.
+-- What each group role may do; run at the end of every migration where the roles exist. Every table, view and function
+-- of the schema is named here, those that nobody but the owner changes as well; a test compares.
 GRANT USAGE ON SCHEMA nightlabel TO nightlabel_writer, nightlabel_reader;
 
 GRANT SELECT ON
     nightlabel.latest_prediction, nightlabel.dead_letter_open, nightlabel.run_summary, nightlabel.label_daily
     TO nightlabel_reader;
 
+-- Workers read everything, also what nobody grants a right to below (nightlabel.alembic_version,
+-- nightlabel.production_line), but for the record of what was forgotten: that is the owner's.
 GRANT SELECT ON ALL TABLES IN SCHEMA nightlabel TO nightlabel_writer;
 REVOKE ALL ON nightlabel.forgetting FROM nightlabel_writer;
 GRANT INSERT, UPDATE ON
@@ -14,3 +17,12 @@ GRANT INSERT ON nightlabel.manifest_chunk, nightlabel.model TO nightlabel_writer
 GRANT EXECUTE ON FUNCTION nightlabel.add_outcome_partition(integer), nightlabel.drop_old_manifests(interval),
     nightlabel.fold_label_counts(), nightlabel.analyze_ledger()
     TO nightlabel_writer;
+-- Forgetting is the owner's, and of whom the owner lets do it.
+REVOKE ALL ON FUNCTION
+    nightlabel.forgettable_images(text, text), nightlabel.forgettable_chunks(text, text),
+    nightlabel.runs_at_work(text, text), nightlabel.count_forgettable(text, text),
+    nightlabel.begin_forgetting(text, text, text),
+    nightlabel.forget_in_chunk(uuid, text, text, uuid, integer, integer, integer),
+    nightlabel.forget_images(uuid, text, text, uuid[]), nightlabel.forget_names(uuid, text, text),
+    nightlabel.finish_forgetting(uuid, text, text), nightlabel.forgotten(uuid)
+    FROM PUBLIC, nightlabel_writer, nightlabel_reader;

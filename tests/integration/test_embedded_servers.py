@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -21,6 +22,8 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from inference.settings import read_settings
+from inference.sinks.migrating import migrate
 from local_stack.databases import GROUPS, airflow_login, prepare_databases, results_login
 from local_stack.object_store import EmbeddedObjectStore
 from local_stack.postgres import EmbeddedPostgres
@@ -34,6 +37,8 @@ from local_stack.processes import (
     private_folder,
     wait_until,
 )
+from local_stack.settings import StackSettings
+from local_stack.stack import Stack
 
 pytestmark = pytest.mark.integration
 REPOSITORY = Path(__file__).parents[2]
@@ -196,6 +201,56 @@ def test_only_the_owner_makes_schemas_and_they_belong_to_the_group(prepared_post
         query = "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'nightlabel'"
         assert connection.execute(query).fetchone() == ("nightlabel_owner",)
         connection.rollback()
+
+
+def test_the_connections_of_the_stack_have_the_rights_of_their_roles_and_no_more(server_folder: Path):
+    """As Airflow's tasks find them: in the environment that the stack gives it."""
+    port = free_ports(1)[0]
+    folders = {"NIGHTLABEL_STATE": str(server_folder / "state"), "NIGHTLABEL_POSTGRES_PORT": str(port)}
+    stack = Stack(StackSettings.read(folders), {"PATH": os.environ["PATH"]})
+    stack.postgres.is_durable = False
+    environment = stack.airflow.environment()
+
+    def url(connection_id: str) -> str:
+        parts = json.loads(environment[f"AIRFLOW_CONN_{connection_id.upper()}"])
+        return f"postgresql://{parts['login']}:{parts['password']}@{parts['host']}:{parts['port']}/{parts['schema']}"
+
+    def may(connection_id: str, statement: str) -> bool:
+        try:
+            with psycopg.connect(url(connection_id)) as connection:
+                connection.execute(statement)
+                connection.rollback()
+        except psycopg.errors.InsufficientPrivilege:
+            return False
+        return True
+
+    with stack.postgres:
+        prepare_databases(stack.postgres, stack.secrets)
+        migrate(read_settings(database_url=url("results_db_owner")))
+        answers = {
+            statement: tuple(may(name, statement) for name in ("results_db_reader", "results_db", "results_db_owner"))
+            for statement in (
+                "SELECT FROM latest_prediction",
+                "SELECT FROM outcome",
+                "UPDATE outcome SET attempts = 1",
+                "DELETE FROM outcome",
+                "TRUNCATE outcome",
+                "ALTER TABLE outcome ADD COLUMN a integer",
+                "CREATE TABLE nightlabel.mine ()",
+                "SELECT forget_names(gen_random_uuid(), 'photos', 'a')",
+            )
+        }
+
+    assert answers == {
+        "SELECT FROM latest_prediction": (True, True, True),
+        "SELECT FROM outcome": (False, True, True),
+        "UPDATE outcome SET attempts = 1": (False, True, True),
+        "DELETE FROM outcome": (False, False, True),
+        "TRUNCATE outcome": (False, False, True),
+        "ALTER TABLE outcome ADD COLUMN a integer": (False, False, True),
+        "CREATE TABLE nightlabel.mine ()": (False, False, True),
+        "SELECT forget_names(gen_random_uuid(), 'photos', 'a')": (False, False, True),
+    }
 
 
 def test_the_store_lets_nobody_in_without_a_key(object_store_server: EmbeddedObjectStore):
