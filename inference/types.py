@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -50,6 +50,45 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 def may_be_md5(etag: str) -> bool:
     """Return whether an ETag, without quotes, has the form of an MD5: of an object that came whole and in the clear."""
     return _MD5.fullmatch(etag) is not None
+
+
+_ESCAPES: Final = 0x10F700
+"""The character that stands for byte 0; the 255 behind it stand for the others. They are of a private use area, so that
+no ordinary key holds one, and show their byte: U+10F7E9 is 0xE9."""
+
+_TO_ESCAPE: Final = re.compile(f"[\x00\udc80-\udcff{chr(_ESCAPES)}-{chr(_ESCAPES + 255)}]")
+_ESCAPED: Final = re.compile(f"[{chr(_ESCAPES)}-{chr(_ESCAPES + 255)}]+")
+
+
+def stored_key(key: str) -> str:
+    """Return a key as the ledger stores it: as it is, unless Postgres has no text for it.
+
+    NUL, and bytes that are not UTF-8 (which Python holds as lone surrogates), become characters that stand for them; so
+    do the bytes of such a character itself, so that no two keys are stored alike. What begins with a prefix is stored
+    as what begins with the stored prefix.
+
+    Args:
+        key: An object's key, or a beginning of one.
+
+    Raises:
+        UnicodeEncodeError: the key cannot be: a surrogate in it stands for no byte.
+    """
+    if _TO_ESCAPE.search(key) is None:
+        key.encode()
+        return key
+    escaped = _TO_ESCAPE.sub(
+        lambda found: "".join(chr(_ESCAPES + byte) for byte in found[0].encode("utf-8", "surrogateescape")), key
+    )
+    escaped.encode()
+    return escaped
+
+
+def key_of(stored: str) -> str:
+    """Return the key that ``stored_key`` made something to store of."""
+    return _ESCAPED.sub(
+        lambda found: bytes(ord(character) - _ESCAPES for character in found[0]).decode("utf-8", "surrogateescape"),
+        stored,
+    )
 
 
 def image_id(bucket: str, key: str, etag: str) -> UUID:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from inference.types import ListedObject, clean_etag
+from inference.types import ListedObject, clean_etag, stored_key
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def binary_rows(page: Sequence[ListedObject], *, encoding: str = "utf-8") -> byt
     """Return the rows (image_id, object_key, etag, size_bytes, last_modified, seen_at) of a page.
 
     The columns are of the types uuid, text, text, bigint, timestamptz and timestamptz. A key that Postgres cannot store
-    as text is left out, and logged.
+    as text is stored as ``types.stored_key`` says; one that no store can hold is left out, and logged.
 
     Args:
         page: Objects of one bucket.
@@ -45,17 +45,19 @@ def _rows(page: Sequence[ListedObject], encoding: str) -> Iterator[bytes]:
     sha256, is_utf8 = hashlib.sha256, encoding in {"utf-8", "utf8"}
     for found in page:
         try:
-            key = found.key.encode()
+            stored = found.key
+            key = found.key.encode("utf-8", "surrogateescape")
+            # An odd byte, or what may be a character that stands for one; `isascii` spares most keys the search.
+            if b"\0" in key or not stored.isascii():
+                stored = stored_key(stored)
         except UnicodeEncodeError:
-            key = b"\0"
-        if b"\0" in key:
-            logger.warning("Left out the key %r: Postgres cannot store it as text", found.key)
+            logger.warning("Left out the key %r: no store can hold it", found.key)
             continue
         etag = clean_etag(found.etag).encode("utf-8", "surrogateescape")
         identity = sha256(b"%b\0%b\0%b" % (found.bucket.encode("utf-8", "surrogateescape"), key, etag)).digest()
         text = found.etag.encode(encoding)
-        if not is_utf8:
-            key = found.key.encode(encoding)
+        if stored is not found.key or not is_utf8:
+            key = stored.encode(encoding)
         yield _HEAD(_COLUMNS, 16, identity[:16], len(key))
         yield key
         yield _BETWEEN(len(text))

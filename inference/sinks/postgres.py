@@ -68,7 +68,9 @@ from inference.types import (
     Shard,
     ShardStats,
     StageSeconds,
+    key_of,
     may_be_md5,
+    stored_key,
 )
 from inference.writing import outcome_row
 
@@ -251,7 +253,8 @@ class PostgresSink:
         # From here on one discovery of a bucket at a time: they note the same objects, and plan the same images.
         self._lock_bucket(cursor, request.bucket)
         settled_by = self._settled_by(request, model_key)
-        what = {"bucket": request.bucket, "prefix": request.prefix, "listed_at": listed_at, "model_id": model_key}
+        prefix = stored_key(request.prefix)
+        what = {"bucket": request.bucket, "prefix": prefix, "listed_at": listed_at, "model_id": model_key}
         if listing is None:
             self._find_dead_letters(cursor, request, what, settled_by)
         cursor.execute(statement("drop_repeated_keys"))
@@ -509,7 +512,7 @@ class PostgresSink:
 
             row = self._retried(read)
             columns = [row[name] or () for name in ("object_key", "etag", "size_bytes", "prior_attempts")]
-            refs = tuple(ImageRef(row["bucket"], *values) for values in zip(*columns, strict=True))
+            refs = tuple(ImageRef(row["bucket"], key_of(key), *more) for key, *more in zip(*columns, strict=True))
             done_elsewhere = row["images"] - len(refs) - settled
             copies = self._find_copies(shard, refs) if self._settings.copy_labels else {}
             yield ManifestChunk(

@@ -10,10 +10,9 @@ from datetime import datetime
 from typing import Final
 
 from inference.errors import ManifestError, ObjectAccessDeniedError, StoreCredentialsError
-from inference.planning import is_storable
 from inference.ports import ObjectReader
 from inference.sources.rows import Row
-from inference.types import ListedObject
+from inference.types import ListedObject, stored_key
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,9 @@ class Lookup:
             return False
         if not row.key.startswith(self._prefix):
             return False
-        if not is_storable(row.key):
+        try:
+            stored_key(row.key)
+        except UnicodeEncodeError:
             self._unstorable.add(row.key)
             return False
         return True
@@ -112,7 +113,7 @@ class Lookup:
             (others, "are of another bucket"),
             (self._missing, "name an object that is not there"),
             (self._refused, f"name an object that the store refuses ({self._refusal})"),
-            (self._unstorable, "have a key that Postgres cannot store as text"),
+            (self._unstorable, "have a key that no store can hold"),
         ):
             if left_out.count:
                 logger.warning(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import posixpath
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from inference.errors import ManifestError
@@ -13,7 +14,7 @@ from inference.sources.looking import Lookup
 from inference.sources.opening import is_parquet, lines_of, on_disk, opened
 from inference.sources.parquet import parquet_rows
 from inference.sources.rows import COLUMNS, Row, csv_rows, json_rows, key_rows
-from inference.types import ListedObject
+from inference.types import ListedObject, key_of
 
 _READERS: Final = {
     ".csv": csv_rows,
@@ -45,7 +46,7 @@ class ManifestSource:
         """
         what = f"the manifest {self._address}"
         with opened(self._address, "manifest", self._objects) as stream:
-            yield from Lookup(self._objects, bucket, prefix, what).pages(self._rows(stream, what))
+            yield from Lookup(self._objects, bucket, prefix, what).pages(map(_as_stored, self._rows(stream, what)))
 
     def _rows(self, stream: io.BufferedReader, what: str) -> Iterator[Row]:
         name = posixpath.basename(self._address).lower()
@@ -64,3 +65,9 @@ class ManifestSource:
                 "(a key on each line), or in one of these and .gz"
             )
         yield from _READERS[ending](lines_of(stream, what), what)
+
+
+def _as_stored(row: Row) -> Row:
+    """Return a row with its key as the store has it: an export of a view is a manifest, and has keys as views do."""
+    key = key_of(row.key)
+    return row if key == row.key else replace(row, key=key)

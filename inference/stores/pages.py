@@ -111,7 +111,7 @@ def _entries(
         said = {part.tag: part.text or "" for part in entry}
         key = said[key_tag]
         if is_encoded and ("%" in key or "+" in key):
-            key = unquote_plus(key)
+            key = unquote_plus(key, errors="surrogateescape")
         last_modified = datetime.fromisoformat(said[time_tag])
         if last_modified.tzinfo is not UTC:
             if last_modified.tzinfo is None:

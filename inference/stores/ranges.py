@@ -24,6 +24,7 @@ from typing import Final, Protocol, TypeAlias
 
 from inference.errors import InferenceError
 from inference.stores.course import Course
+from inference.stores.odd_keys import is_text
 from inference.types import ListedObject
 
 Page: TypeAlias = tuple[Sequence[ListedObject], str | None]
@@ -302,9 +303,11 @@ class _Crew:
         """Return the prefix's first key behind a point; None if there is none.
 
         Raises:
-            _NoRangesError: the store does not know ``start-after``, or knows another order.
+            _NoRangesError: the store does not know ``start-after``, or knows another order; or the point is no text.
             _Vain: an empty page that is not the last.
         """
+        if not is_text(point):
+            raise _NoRangesError  # it cannot be asked for
         page, token = self._ask(after=point, limit=1)
         if not page:
             if token is not None:

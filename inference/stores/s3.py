@@ -44,6 +44,7 @@ from inference.errors import (
     StoreCredentialsError,
     StoreUnavailableError,
 )
+from inference.stores.odd_keys import named_to_boto3, send_odd_keys, text_of
 from inference.stores.pages import listed_objects, read_fast
 from inference.stores.quick_reads import LONGEST_READ_S, QuickRead, QuickReads
 from inference.stores.ranges import Page, list_in_ranges
@@ -227,16 +228,21 @@ class S3Store:
             BucketMissingError, StoreCredentialsError, SettingsError: somebody has to change something.
             StoreUnavailableError: no answer, no listing for an answer, or a listing that does not advance.
         """
+        # No store lists by what is no text; what it lists by less is chosen from here.
+        sent = text_of(prefix)
 
         def ask(*, token: str | None = None, after: str | None = None, limit: int | None = None) -> Page:
-            request: ListObjectsV2RequestTypeDef = {"Bucket": bucket, "Prefix": prefix}
+            request: ListObjectsV2RequestTypeDef = {"Bucket": bucket, "Prefix": sent}
             if token is not None:
                 request["ContinuationToken"] = token
             if after is not None:
                 request["StartAfter"] = after
             if limit is not None:
                 request["MaxKeys"] = limit
-            return self._patiently(lambda client, _: self._list_page(client, bucket, request))
+            page, following = self._patiently(lambda client, _: self._list_page(client, bucket, request))
+            if sent != prefix:
+                page = [entry for entry in page if entry.key.startswith(prefix)]
+            return page, following
 
         def does_not_advance(why: str) -> Exception:
             return StoreUnavailableError(
@@ -399,7 +405,7 @@ class S3Store:
             ) from error
 
     def _get(self, client: S3Client, ref: ImageRef, max_bytes: int, give_up_at: float) -> bytes:
-        request: GetObjectRequestTypeDef = {"Bucket": ref.bucket, "Key": ref.key}
+        request: GetObjectRequestTypeDef = {"Bucket": ref.bucket, "Key": named_to_boto3(ref.key)}
         if ref.etag:
             request["IfMatch"] = f'"{ref.etag}"'
         try:
@@ -463,6 +469,7 @@ class S3Store:
                 by_path = self._config.merge(Config(s3={"addressing_style": "path"}))
                 client = session.client("s3", config=by_path, **arguments)
             read_fast(client)
+            send_odd_keys(client)
             return _Connection(client, session, self._quick_reads(client, session))
         except _NO_CREDENTIALS as error:
             raise self._no_credentials(error) from error

@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
 from inference.errors import InferenceError, ObjectAccessDeniedError, StoreUnavailableError
+from inference.stores.odd_keys import named_to_boto3
 from inference.stores.s3 import S3Store
 from inference.types import ImageRef, ListedObject, clean_etag
 
@@ -65,7 +66,7 @@ class S3Objects:
 
     def _head(self, client: S3Client, bucket: str, key: str) -> ListedObject | None:
         try:
-            answer = client.head_object(Bucket=bucket, Key=key)
+            answer = client.head_object(Bucket=bucket, Key=named_to_boto3(key))
             return ListedObject(
                 bucket=bucket,
                 key=key,
@@ -88,7 +89,7 @@ class S3Objects:
     def _first_byte(self, client: S3Client, bucket: str, key: str) -> ListedObject | None:
         """Look up by reading a byte what was refused otherwise: such an answer says why, where HEAD cannot."""
         try:
-            answer = client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
+            answer = client.get_object(Bucket=bucket, Key=named_to_boto3(key), Range="bytes=0-0")
         except (BotoCoreError, ClientError, RuntimeError) as error:
             if _is_missing(error):
                 return None

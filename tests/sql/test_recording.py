@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
+from typing import Self
 
 import psycopg
 import pytest
 
 from inference.errors import RunInterruptedError, RunUnknownError, StaleAttemptError
+from inference.sinks import postgres
 from inference.sinks.postgres import PostgresSink
-from inference.types import StageSeconds
+from inference.types import ImageRef, Label, Prediction, ScoredLabel, StageSeconds
 from tests.ledger import Ledger, dead_letter, listed, prediction
 
 pytestmark = pytest.mark.integration
@@ -178,6 +182,48 @@ def test_a_message_may_hold_what_hostile_bytes_put_into_it(ledger: Ledger):
     [row] = ledger.rows("SELECT message FROM nightlabel.dead_letter_open")
     assert row["message"].startswith("nul \ufffd half ? 'quotes' \\u0000 xxx")
     assert len(row["message"]) == 1_000
+
+
+def test_labels_come_back_with_quotes_commas_line_breaks_and_emoji(ledger: Ledger):
+    odd = ["it's", 'a "quoted" one', "{a,b}", "NULL", "back\\slash", "line\nbreak", "🌙 é", "\\N", " ", "%(a)s $1"]
+    plan = ledger.plan(*(listed(f"{place}") for place in range(len(odd))))
+
+    def labelled(ref: ImageRef) -> Prediction:
+        label = Label(odd[int(ref.key)], f"id {odd[int(ref.key)]}")
+        return replace(prediction(ref), top=(ScoredLabel(label, 0.5), ScoredLabel(label, 0.25)))
+
+    ledger.work(plan, dict.fromkeys((f"{place}" for place in range(len(odd))), labelled))
+    rows = {row["object_key"]: row for row in ledger.rows("SELECT * FROM nightlabel.latest_prediction")}
+    assert {
+        key: (row["label"], row["label_id"], row["top_labels"], row["top_scores"]) for key, row in rows.items()
+    } == {f"{place}": (text, f"id {text}", [text, text], [0.5, 0.25]) for place, text in enumerate(odd)}
+    days = ledger.rows("SELECT label, images FROM nightlabel.label_daily")
+    assert {row["label"]: row["images"] for row in days} == dict.fromkeys(odd, 1)
+
+
+@pytest.mark.parametrize("days", [-400, 3])
+def test_a_workers_clock_that_is_wrong_moves_only_when_a_dead_letter_is_tried_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, days: int
+):
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(days=days)
+
+    monkeypatch.setattr(postgres, "datetime", Wrong)
+    [before] = ledger.rows("SELECT now() AS moment")
+    plan = ledger.plan(listed("a"), listed("b"))
+    ledger.work(plan, {"b": lambda ref: dead_letter(ref, is_retryable=True)})
+    [after] = ledger.rows("SELECT now() AS moment")
+
+    times = [row["predicted_at"] for row in ledger.rows("SELECT predicted_at FROM nightlabel.latest_prediction")]
+    [letter] = ledger.rows("SELECT failed_at, retry_after FROM nightlabel.dead_letter_open")
+    summary = ledger.summary(plan.run_id)
+    times += [letter["failed_at"], summary["started_at"], summary["finished_at"]]
+    times += [row["first_seen_at"] for row in ledger.rows("SELECT first_seen_at FROM nightlabel.image")]
+    assert all(before["moment"] <= moment <= after["moment"] for moment in times)
+    expected = before["moment"] + timedelta(days=days, seconds=ledger.settings.dead_letter_retry_s)
+    assert abs(letter["retry_after"] - expected) < timedelta(minutes=10)
 
 
 def test_a_run_fails_when_images_are_unfinished_and_says_so(ledger: Ledger):

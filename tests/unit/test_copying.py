@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from inference.sinks.copying import binary_rows
-from inference.types import ListedObject, image_id
+from inference.types import ListedObject, image_id, key_of
 
 NOON = datetime(2026, 11, 1, 12, 30, 1, 250_000, tzinfo=UTC)
 
@@ -61,11 +61,20 @@ def test_times_before_2000_and_in_other_zones_are_the_same_moment(time: datetime
         assert datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros) == time
 
 
-def test_what_is_no_text_to_postgres_is_left_out_and_named(caplog: pytest.LogCaptureFixture):
-    page = [ListedObject("photos", key, "e", 1, NOON) for key in ("a", "nul\x00", "half\ud800", "b")]
+def test_what_no_store_can_hold_is_left_out_and_named(caplog: pytest.LogCaptureFixture):
+    page = [ListedObject("photos", key, "e", 1, NOON) for key in ("a", "half\ud800", "b")]
 
     assert [row[1] for row in rows_of(binary_rows(page))] == [b"a", b"b"]
-    assert [record.args for record in caplog.records] == [("nul\x00",), ("half\ud800",)]
+    assert [record.args for record in caplog.records] == [("half\ud800",)]
+
+
+@pytest.mark.parametrize("key", ["nul\x00", "caf\udce9.jpg", "\U0010f7e9", "é\x00\udcff 🌙"])
+def test_a_key_that_is_no_text_is_stored_as_what_stands_for_it_and_known_by_its_bytes(key: str):
+    [row] = rows_of(binary_rows([ListedObject("photos", key, "e", 1, NOON)]))
+
+    assert UUID(bytes=row[0]) == image_id("photos", key, "e")
+    assert key_of(row[1].decode()) == key
+    assert b"\0" not in row[1]
 
 
 def test_an_empty_page_is_no_row():

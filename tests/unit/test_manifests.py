@@ -20,7 +20,7 @@ import pytest
 
 from inference.errors import InferenceError, ManifestError, StoreCredentialsError, StoreUnavailableError
 from inference.sources.manifest import ManifestSource
-from inference.types import ListedObject
+from inference.types import ListedObject, stored_key
 from tests.fakes import FAKE_TIME, FakeObjects, etag_of
 
 TIME = datetime(2026, 11, 24, 2, tzinfo=UTC)
@@ -209,11 +209,17 @@ def test_a_store_that_refuses_everything_is_no_run_without_objects():
         read(as_csv([{"key": "a"}, {"key": "b"}]), objects=objects)
 
 
-def test_a_key_that_postgres_cannot_store_is_neither_looked_up_nor_listed(caplog):
-    objects = FakeObjects()
-    assert read(b'{"key": "half\\ud800"}\n{"key": "nul\\u0000"}\n', "new.jsonl", objects=objects) == []
-    assert objects.looked_up == []
-    assert "Left out 2 rows" in caplog.text
+@pytest.mark.parametrize(("name", "written"), FORMS)
+def test_a_key_as_the_views_show_it_names_the_object_by_its_bytes(name, written):
+    for key in ("nul\x00", "caf\udce9"):
+        assert [found.key for found in read(written([full(stored_key(key))]), name)] == [key]
+
+
+def test_a_key_that_no_store_can_hold_is_neither_looked_up_nor_listed(caplog):
+    objects = FakeObjects({("photos", "nul\x00"): b"x"})
+    found = read(b'{"key": "half\\ud800"}\n{"key": "nul\\u0000"}\n', "new.jsonl", objects=objects)
+    assert [row.key for row in found] == objects.looked_up == ["nul\x00"]
+    assert "Left out 1 rows" in caplog.text
 
 
 def test_pages_have_a_thousand_objects_at_most_and_few_are_looked_up_at_a_time():
