@@ -23,11 +23,19 @@ CREATE TABLE nightlabel.forgetting (
 );
 CREATE UNIQUE INDEX forgetting_unfinished ON nightlabel.forgetting (bucket, prefix_sha256) WHERE finished_at IS NULL;
 COMMENT ON TABLE nightlabel.forgetting IS 'Every erasure: who asked for it, when and why, and how many rows it took; nothing of what was erased.';
+COMMENT ON COLUMN nightlabel.forgetting.forgetting_id IS 'Its own id.';
+COMMENT ON COLUMN nightlabel.forgetting.bucket IS 'Name of the bucket.';
+COMMENT ON COLUMN nightlabel.forgetting.is_whole_bucket IS 'Whether every object of the bucket was meant: its prefix was empty.';
+COMMENT ON COLUMN nightlabel.forgetting.reason IS 'Why, in the words of who asked; empty if they gave none.';
+COMMENT ON COLUMN nightlabel.forgetting.started_at IS 'When it was asked for.';
 COMMENT ON COLUMN nightlabel.forgetting.prefix_sha256 IS 'SHA-256 of the prefix in UTF-8: a prefix may itself say who somebody is, so only who knows it can find its row.';
 COMMENT ON COLUMN nightlabel.forgetting.requested_by IS 'The login that asked for it.';
 COMMENT ON COLUMN nightlabel.forgetting.finished_at IS 'When nothing was left; null while it is under way, or after it was cut short.';
-COMMENT ON COLUMN nightlabel.forgetting.images IS 'Image versions that were deleted; likewise the counts beside it.';
+COMMENT ON COLUMN nightlabel.forgetting.images IS 'Image versions that were deleted.';
+COMMENT ON COLUMN nightlabel.forgetting.objects IS 'Keys that were deleted.';
+COMMENT ON COLUMN nightlabel.forgetting.outcomes IS 'Labels and dead letters that were deleted, by every model.';
 COMMENT ON COLUMN nightlabel.forgetting.manifest_refs IS 'Refs of manifests that were replaced by one of an object that is not there.';
+COMMENT ON COLUMN nightlabel.forgetting.listings IS 'Listings of prefixes within this one that were deleted.';
 COMMENT ON COLUMN nightlabel.forgetting.runs IS 'Runs whose prefix, or address of a manifest, was taken out.';
 
 -- Every version of the objects. Keys are not indexed in `image`, so this reads the table once; it locks nothing.
