@@ -3,6 +3,8 @@
 
 CREATE SCHEMA nightlabel;
 
+COMMENT ON SCHEMA nightlabel IS 'Nightlabel: labels of images, one outcome per image version and model version. Read the views; the tables are internal.';
+
 CREATE FUNCTION nightlabel.add_outcome_partition(new_model_id integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
@@ -22,46 +24,6 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION nightlabel.begin_forgetting(wanted_bucket text, wanted_prefix text, why text) RETURNS uuid
-    LANGUAGE sql SECURITY DEFINER
-    SET search_path TO 'nightlabel', 'pg_temp'
-    AS $$
-    INSERT INTO nightlabel.forgetting AS f (bucket, prefix_sha256, is_whole_bucket, reason)
-    VALUES (wanted_bucket, sha256(convert_to(wanted_prefix, 'UTF8')), wanted_prefix = '', why)
-    ON CONFLICT (bucket, prefix_sha256) WHERE finished_at IS NULL DO UPDATE
-    SET reason = CASE WHEN excluded.reason = '' THEN f.reason ELSE excluded.reason END
-    RETURNING forgetting_id
-$$;
-
-CREATE FUNCTION nightlabel.count_forgettable(wanted_bucket text, wanted_prefix text, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint, OUT examples text[]) RETURNS record
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'nightlabel', 'pg_temp'
-    AS $$
-    WITH found AS MATERIALIZED (
-        SELECT f.image_id FROM nightlabel.forgettable_images(wanted_bucket, wanted_prefix) AS f (image_id)
-    )
-    SELECT
-        (SELECT count(*) FROM found),
-        (SELECT count(*) FROM nightlabel.object AS o WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix),
-        (SELECT count(*) FROM found JOIN nightlabel.outcome AS o USING (image_id)),
-        (SELECT coalesce(sum(c.refs), 0)::bigint FROM nightlabel.forgettable_chunks(wanted_bucket, wanted_prefix) AS c),
-        (
-            SELECT count(*) FROM nightlabel.listing AS l
-            WHERE l.bucket = wanted_bucket AND l.prefix ^@ wanted_prefix AND l.prefix <> ''
-        ),
-        (
-            SELECT count(*) FROM nightlabel.run AS r
-            WHERE r.bucket = wanted_bucket AND r.prefix ^@ wanted_prefix AND r.prefix NOT IN ('', '(forgotten)')
-                OR (r.parameters ->> 'manifest') ^@ ('s3://' || wanted_bucket || '/' || wanted_prefix)
-                OR (r.parameters ->> 'inventory') ^@ ('s3://' || wanted_bucket || '/' || wanted_prefix)
-        ),
-        ARRAY(
-            SELECT o.object_key::text FROM nightlabel.object AS o
-            WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix
-            ORDER BY o.object_key LIMIT 5
-        )
-$$;
-
 CREATE FUNCTION nightlabel.drop_old_manifests(older_than interval) RETURNS bigint
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
@@ -75,223 +37,13 @@ CREATE FUNCTION nightlabel.drop_old_manifests(older_than interval) RETURNS bigin
     SELECT count(*) FROM dropped
 $$;
 
-CREATE FUNCTION nightlabel.finish_forgetting(id uuid, wanted_bucket text, wanted_prefix text) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'nightlabel', 'pg_temp'
-    AS $$
-DECLARE
-    about record;
-BEGIN
-    IF EXISTS (
-        SELECT FROM nightlabel.count_forgettable(wanted_bucket, wanted_prefix) AS c
-        WHERE c.images + c.objects + c.outcomes + c.manifest_refs + c.listings + c.runs > 0
-    ) THEN
-        RETURN false;
-    END IF;
-    -- ANALYZE leaves those of a table that has become empty as they were; from Postgres 18 on they can be dropped.
-    IF to_regproc('pg_catalog.pg_clear_attribute_stats') IS NOT NULL THEN
-        FOR about IN
-            SELECT s.schemaname, s.tablename, s.attname, s.inherited FROM pg_stats AS s WHERE s.schemaname = 'nightlabel'
-        LOOP
-            EXECUTE format(
-                'SELECT pg_catalog.pg_clear_attribute_stats(%L, %L, %L, %L)',
-                about.schemaname, about.tablename, about.attname, about.inherited
-            );
-        END LOOP;
-    END IF;
-    FOR about IN
-        SELECT c.oid::regclass AS name FROM pg_class AS c
-        WHERE c.relnamespace = 'nightlabel'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-        ORDER BY c.relname
-    LOOP
-        EXECUTE format('ANALYZE %s', about.name);
-    END LOOP;
-    UPDATE nightlabel.forgetting AS f SET finished_at = now() WHERE f.forgetting_id = id;
-    RETURN true;
-END
-$$;
-
-CREATE FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) RETURNS bigint
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'nightlabel', 'pg_temp'
-    AS $$
-DECLARE
-    wanted uuid[];
-    deleted_outcomes bigint;
-    deleted_objects bigint;
-    deleted_images bigint;
-BEGIN
-    -- One discovery of a bucket at a time notes objects, and none while some are taken away.
-    PERFORM pg_advisory_xact_lock(hashtextextended('nightlabel.bucket ' || wanted_bucket, 0));
-    wanted := ARRAY(
-        SELECT i.image_id FROM nightlabel.image AS i
-        WHERE i.image_id = ANY(image_ids) AND i.bucket = wanted_bucket AND i.object_key ^@ wanted_prefix
-        ORDER BY i.image_id
-    );
-    DELETE FROM nightlabel.outcome AS o WHERE o.image_id = ANY(wanted);
-    GET DIAGNOSTICS deleted_outcomes = ROW_COUNT;
-    DELETE FROM nightlabel.object AS o
-    WHERE o.image_id = ANY(wanted) AND o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix;
-    GET DIAGNOSTICS deleted_objects = ROW_COUNT;
-    DELETE FROM nightlabel.image AS i WHERE i.image_id = ANY(wanted);
-    GET DIAGNOSTICS deleted_images = ROW_COUNT;
-    UPDATE nightlabel.forgetting AS f
-    SET outcomes = f.outcomes + deleted_outcomes, objects = f.objects + deleted_objects,
-        images = f.images + deleted_images
-    WHERE f.forgetting_id = id;
-    RETURN deleted_images;
-END
-$$;
-
-CREATE FUNCTION nightlabel.forget_in_chunk(id uuid, wanted_bucket text, wanted_prefix text, in_run uuid, in_plan integer, in_shard integer, in_chunk integer) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'nightlabel', 'pg_temp'
-    AS $$
-DECLARE
-    is_at_work boolean;
-BEGIN
-    -- Whoever claims the shard waits here, and finds the refs replaced.
-    SELECT r.state IN ('planned', 'running') AND s.plan_number = r.plan_number
-        AND s.state = 'running' AND s.heartbeat_at > now() - interval '15 minutes'
-    INTO is_at_work
-    FROM nightlabel.shard AS s JOIN nightlabel.run AS r USING (run_id)
-    WHERE s.run_id = in_run AND s.plan_number = in_plan AND s.shard_number = in_shard
-    FOR UPDATE OF s;
-    IF is_at_work THEN
-        RETURN false;
-    END IF;
-    UPDATE nightlabel.shard AS s
-    SET attempt = s.attempt + 1,
-        ended_attempt = CASE WHEN s.ended_attempt = s.attempt THEN s.attempt + 1 ELSE s.ended_attempt END
-    WHERE s.run_id = in_run AND s.plan_number = in_plan AND s.shard_number = in_shard AND s.state = 'running';
-    WITH ref AS (
-        SELECT
-            u.place, u.prior_attempts, is_named,
-            CASE WHEN is_named THEN nobody.image_id ELSE u.image_id END AS image_id,
-            CASE WHEN is_named THEN nobody.object_key ELSE u.object_key END AS object_key,
-            CASE WHEN is_named THEN '(forgotten)' ELSE u.etag END AS etag,
-            CASE WHEN is_named THEN 1 ELSE u.size_bytes END AS size_bytes
-        FROM nightlabel.manifest_chunk AS c
-        CROSS JOIN LATERAL unnest(c.image_id, c.object_key, c.etag, c.size_bytes, c.prior_attempts)
-            WITH ORDINALITY AS u (image_id, object_key, etag, size_bytes, prior_attempts, place)
-        CROSS JOIN LATERAL (
-            SELECT u.object_key ^@ wanted_prefix AND u.etag <> '(forgotten)' AS is_named,
-                'nightlabel-forgotten/' || gen_random_uuid() AS object_key
-        ) AS made
-        CROSS JOIN LATERAL (
-            SELECT made.object_key, encode(substr(sha256(
-                convert_to(c.bucket, 'UTF8') || '\x00'::bytea || convert_to(made.object_key, 'UTF8')
-                || '\x00'::bytea || convert_to('(forgotten)', 'UTF8')
-            ), 1, 16), 'hex')::uuid AS image_id
-        ) AS nobody
-        WHERE c.run_id = in_run AND c.plan_number = in_plan AND c.shard_number = in_shard
-            AND c.chunk_number = in_chunk AND c.bucket = wanted_bucket
-    ),
-    made AS (
-        SELECT
-            array_agg(image_id ORDER BY place) AS image_id, array_agg(object_key ORDER BY place) AS object_key,
-            array_agg(etag ORDER BY place) AS etag, array_agg(size_bytes ORDER BY place) AS size_bytes,
-            count(*) FILTER (WHERE is_named) AS refs
-        FROM ref
-    ),
-    replaced AS (
-        UPDATE nightlabel.manifest_chunk AS c
-        SET image_id = made.image_id, object_key = made.object_key, etag = made.etag, size_bytes = made.size_bytes
-        FROM made
-        WHERE made.refs > 0
-            AND c.run_id = in_run AND c.plan_number = in_plan AND c.shard_number = in_shard AND c.chunk_number = in_chunk
-        RETURNING made.refs
-    )
-    UPDATE nightlabel.forgetting AS f
-    SET manifest_refs = f.manifest_refs + replaced.refs
-    FROM replaced
-    WHERE f.forgetting_id = id;
-    RETURN true;
-END
-$$;
-
-CREATE FUNCTION nightlabel.forget_names(id uuid, wanted_bucket text, wanted_prefix text) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'nightlabel', 'pg_temp'
-    AS $$
-DECLARE
-    deleted_objects bigint;
-    deleted_listings bigint;
-    changed_runs bigint;
-    address text := 's3://' || wanted_bucket || '/' || wanted_prefix;
-BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended('nightlabel.bucket ' || wanted_bucket, 0));
-    DELETE FROM nightlabel.object AS o
-    WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix
-        AND NOT EXISTS (SELECT FROM nightlabel.image AS i WHERE i.image_id = o.image_id);
-    GET DIAGNOSTICS deleted_objects = ROW_COUNT;
-    DELETE FROM nightlabel.listing AS l
-    WHERE l.bucket = wanted_bucket AND l.prefix ^@ wanted_prefix AND l.prefix <> '';
-    GET DIAGNOSTICS deleted_listings = ROW_COUNT;
-    UPDATE nightlabel.run AS r
-    SET prefix = CASE
-            WHEN r.bucket = wanted_bucket AND r.prefix ^@ wanted_prefix AND r.prefix <> '' THEN '(forgotten)'
-            ELSE r.prefix
-        END,
-        parameters = r.parameters
-            || CASE WHEN (r.parameters ->> 'manifest') ^@ address THEN '{"manifest": "(forgotten)"}' ELSE '{}' END::jsonb
-            || CASE WHEN (r.parameters ->> 'inventory') ^@ address THEN '{"inventory": "(forgotten)"}' ELSE '{}' END::jsonb
-    WHERE r.bucket = wanted_bucket AND r.prefix ^@ wanted_prefix AND r.prefix NOT IN ('', '(forgotten)')
-        OR (r.parameters ->> 'manifest') ^@ address
-        OR (r.parameters ->> 'inventory') ^@ address;
-    GET DIAGNOSTICS changed_runs = ROW_COUNT;
-    UPDATE nightlabel.forgetting AS f
-    SET objects = f.objects + deleted_objects, listings = f.listings + deleted_listings, runs = f.runs + changed_runs
-    WHERE f.forgetting_id = id;
-END
-$$;
-
-CREATE FUNCTION nightlabel.forgettable_chunks(wanted_bucket text, wanted_prefix text) RETURNS TABLE(run_id uuid, plan_number integer, shard_number integer, chunk_number integer, refs bigint)
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'nightlabel', 'pg_temp'
-    AS $$
-    SELECT c.run_id, c.plan_number, c.shard_number, c.chunk_number, named.refs
-    FROM nightlabel.manifest_chunk AS c
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS refs
-        FROM unnest(c.object_key, c.etag) AS ref (object_key, etag)
-        WHERE ref.object_key ^@ wanted_prefix AND ref.etag <> '(forgotten)'
-    ) AS named
-    WHERE c.bucket = wanted_bucket AND named.refs > 0
-$$;
-
-CREATE FUNCTION nightlabel.forgettable_images(wanted_bucket text, wanted_prefix text) RETURNS SETOF uuid
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'nightlabel', 'pg_temp'
-    AS $$
-    SELECT image_id FROM nightlabel.image WHERE bucket = wanted_bucket AND object_key ^@ wanted_prefix
-$$;
-
-CREATE FUNCTION nightlabel.forgotten(id uuid, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint) RETURNS record
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'nightlabel', 'pg_temp'
-    AS $$
-    SELECT f.images, f.objects, f.outcomes, f.manifest_refs, f.listings, f.runs
-    FROM nightlabel.forgetting AS f WHERE f.forgetting_id = id
-$$;
-
-CREATE FUNCTION nightlabel.runs_at_work(wanted_bucket text, wanted_prefix text) RETURNS SETOF uuid
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO 'nightlabel', 'pg_temp'
-    AS $$
-    SELECT DISTINCT r.run_id
-    FROM nightlabel.run AS r
-    JOIN nightlabel.shard AS s ON s.run_id = r.run_id AND s.plan_number = r.plan_number
-    JOIN nightlabel.manifest_chunk AS c
-        ON c.run_id = s.run_id AND c.plan_number = s.plan_number AND c.shard_number = s.shard_number
-    WHERE r.bucket = wanted_bucket AND r.state IN ('planned', 'running')
-        AND s.state = 'running' AND s.heartbeat_at > now() - interval '15 minutes'
-        AND EXISTS (SELECT FROM unnest(c.object_key) AS ref (object_key) WHERE ref.object_key ^@ wanted_prefix)
-$$;
-
 CREATE TABLE nightlabel.alembic_version (
     version_num character varying(32) NOT NULL
 );
+
+COMMENT ON TABLE nightlabel.alembic_version IS 'Which migration the schema is at; one row, written by `migrate`.';
+
+COMMENT ON COLUMN nightlabel.alembic_version.version_num IS 'Number of the newest migration that was run.';
 
 CREATE TABLE nightlabel.image (
     image_id uuid NOT NULL,
@@ -311,7 +63,19 @@ COMMENT ON TABLE nightlabel.image IS 'Every object version ever seen: what a key
 
 COMMENT ON COLUMN nightlabel.image.image_id IS 'First 16 bytes of SHA-256 over bucket, 0x00, key, 0x00, ETag without quotes.';
 
+COMMENT ON COLUMN nightlabel.image.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.image.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.image.etag IS 'ETag of the version, without quotes and without W/.';
+
+COMMENT ON COLUMN nightlabel.image.size_bytes IS 'Size of the version.';
+
+COMMENT ON COLUMN nightlabel.image.last_modified IS 'When the version was written, as the store said when it was first seen.';
+
 COMMENT ON COLUMN nightlabel.image.content_sha256 IS 'SHA-256 of the bytes, once they were read.';
+
+COMMENT ON COLUMN nightlabel.image.first_seen_at IS 'When a listing showed the version first.';
 
 COMMENT ON COLUMN nightlabel.image.is_etag_md5 IS 'Whether the ETag was seen to be the MD5 of the bytes that were read.';
 
@@ -330,11 +94,25 @@ CREATE TABLE nightlabel.model (
 
 COMMENT ON TABLE nightlabel.model IS 'Model versions, each exact enough to reproduce its labels.';
 
+COMMENT ON COLUMN nightlabel.model.model_id IS 'Number of the model version in these tables; each has a partition of outcome.';
+
+COMMENT ON COLUMN nightlabel.model.name IS 'Name of the model.';
+
+COMMENT ON COLUMN nightlabel.model.version IS 'Version of the model; another precision is another version.';
+
+COMMENT ON COLUMN nightlabel.model.source IS 'Where the weights are from.';
+
+COMMENT ON COLUMN nightlabel.model.licence IS 'Licence of the weights.';
+
 COMMENT ON COLUMN nightlabel.model.files IS 'SHA-256 of each file, by its path in the model''s folder.';
 
 COMMENT ON COLUMN nightlabel.model.label_map IS 'Per output column: [label id, label].';
 
+COMMENT ON COLUMN nightlabel.model.preprocessing IS 'What is done to the pixels before the model sees them, and what its output means.';
+
 COMMENT ON COLUMN nightlabel.model.artefacts IS 'Path of what each engine loads, by engine.';
+
+COMMENT ON COLUMN nightlabel.model.registered_at IS 'When the version was registered.';
 
 CREATE TABLE nightlabel.model_alias (
     alias text NOT NULL,
@@ -348,6 +126,18 @@ CREATE TABLE nightlabel.model_alias (
 
 COMMENT ON TABLE nightlabel.model_alias IS 'Which model each alias names, with its history; the row without valid_to holds now.';
 
+COMMENT ON COLUMN nightlabel.model_alias.alias IS 'The name that moves, such as production.';
+
+COMMENT ON COLUMN nightlabel.model_alias.model_id IS 'The model version that it named in this span.';
+
+COMMENT ON COLUMN nightlabel.model_alias.valid_from IS 'Start of the span.';
+
+COMMENT ON COLUMN nightlabel.model_alias.valid_to IS 'End of the span; null while the alias names this version.';
+
+COMMENT ON COLUMN nightlabel.model_alias.changed_by IS 'Database user who moved the alias.';
+
+COMMENT ON COLUMN nightlabel.model_alias.reason IS 'Why it was moved, in words.';
+
 CREATE TABLE nightlabel.object (
     bucket text NOT NULL COLLATE pg_catalog."C",
     object_key text NOT NULL COLLATE pg_catalog."C",
@@ -358,6 +148,14 @@ CREATE TABLE nightlabel.object (
 );
 
 COMMENT ON TABLE nightlabel.object IS 'What each key holds now; a row is written only when a listing shows a change.';
+
+COMMENT ON COLUMN nightlabel.object.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.object.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.object.image_id IS 'The version that the key holds now, or held last.';
+
+COMMENT ON COLUMN nightlabel.object.last_modified IS 'When the object was last written, as the store says.';
 
 COMMENT ON COLUMN nightlabel.object.changed_at IS 'Start of the listing that showed the change.';
 
@@ -390,7 +188,35 @@ PARTITION BY LIST (model_id);
 
 COMMENT ON TABLE nightlabel.outcome IS 'The ledger: one row per image version and model version, either a label or an error.';
 
+COMMENT ON COLUMN nightlabel.outcome.image_id IS 'The image version.';
+
+COMMENT ON COLUMN nightlabel.outcome.model_id IS 'The model version.';
+
+COMMENT ON COLUMN nightlabel.outcome.label IS 'Best label; null for a dead letter.';
+
+COMMENT ON COLUMN nightlabel.outcome.label_id IS 'Stable id of the label; label names may repeat, ids do not.';
+
+COMMENT ON COLUMN nightlabel.outcome.score IS 'Probability of the label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.outcome.top_labels IS 'Best labels, best first, beside top_scores.';
+
+COMMENT ON COLUMN nightlabel.outcome.top_scores IS 'Probabilities of top_labels, in the same order.';
+
+COMMENT ON COLUMN nightlabel.outcome.stage IS 'Of a dead letter: the stage that gave up; null for a label.';
+
+COMMENT ON COLUMN nightlabel.outcome.error_code IS 'Of a dead letter: its stable code; null for a label.';
+
+COMMENT ON COLUMN nightlabel.outcome.message IS 'Of a dead letter: what was found and what to do; null for a label.';
+
+COMMENT ON COLUMN nightlabel.outcome.attempts IS 'How many runs tried the image with this model.';
+
 COMMENT ON COLUMN nightlabel.outcome.retry_after IS 'When a retryable dead letter is tried again; null when it is permanent.';
+
+COMMENT ON COLUMN nightlabel.outcome.engine IS 'What executed the model; null for most dead letters, which never got so far.';
+
+COMMENT ON COLUMN nightlabel.outcome.run_id IS 'The run that recorded it.';
+
+COMMENT ON COLUMN nightlabel.outcome.recorded_at IS 'When it was recorded, by the database''s clock; its UTC day is the day of label_daily.';
 
 COMMENT ON COLUMN nightlabel.outcome.decoder IS 'Of a dead letter of the decode stage: the decoder that gave up; another one tries it again.';
 
@@ -404,6 +230,10 @@ CREATE VIEW nightlabel.production_line AS
   GROUP BY model_id;
 
 COMMENT ON VIEW nightlabel.production_line IS 'Models that hold or ever held the alias production, best first.';
+
+COMMENT ON COLUMN nightlabel.production_line.model_id IS 'The model version.';
+
+COMMENT ON COLUMN nightlabel.production_line.rank IS '1 for the model that is production now; then by when each last was, newest first.';
 
 CREATE VIEW nightlabel.dead_letter_open AS
  SELECT i.bucket,
@@ -447,63 +277,31 @@ CREATE VIEW nightlabel.dead_letter_open AS
 
 COMMENT ON VIEW nightlabel.dead_letter_open IS 'One row per existing object whose current version could not be labelled, with stage, code and reason.';
 
+COMMENT ON COLUMN nightlabel.dead_letter_open.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.etag IS 'ETag of the current version, without quotes.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.stage IS 'The stage that gave up: fetch or decode, mostly.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.error_code IS 'Stable code of the reason; see docs/errors.md.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.message IS 'One sentence: what was found and what to do.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.attempts IS 'How many runs tried the image with this model.';
+
 COMMENT ON COLUMN nightlabel.dead_letter_open.permanent IS 'True when only a hand, a new decoder or a new version of the object tries again.';
 
 COMMENT ON COLUMN nightlabel.dead_letter_open.retry_after IS 'From when the nightly run tries again; null when permanent.';
 
-CREATE TABLE nightlabel.forgetting (
-    forgetting_id uuid DEFAULT gen_random_uuid() NOT NULL,
-    bucket text NOT NULL COLLATE pg_catalog."C",
-    prefix_sha256 bytea NOT NULL,
-    is_whole_bucket boolean NOT NULL,
-    reason text NOT NULL,
-    requested_by text DEFAULT SESSION_USER NOT NULL,
-    started_at timestamp with time zone DEFAULT now() NOT NULL,
-    finished_at timestamp with time zone,
-    images bigint DEFAULT 0 NOT NULL,
-    objects bigint DEFAULT 0 NOT NULL,
-    outcomes bigint DEFAULT 0 NOT NULL,
-    manifest_refs bigint DEFAULT 0 NOT NULL,
-    listings bigint DEFAULT 0 NOT NULL,
-    runs bigint DEFAULT 0 NOT NULL,
-    CONSTRAINT forgetting_images_check CHECK ((images >= 0)),
-    CONSTRAINT forgetting_listings_check CHECK ((listings >= 0)),
-    CONSTRAINT forgetting_manifest_refs_check CHECK ((manifest_refs >= 0)),
-    CONSTRAINT forgetting_objects_check CHECK ((objects >= 0)),
-    CONSTRAINT forgetting_outcomes_check CHECK ((outcomes >= 0)),
-    CONSTRAINT forgetting_prefix_sha256_check CHECK ((length(prefix_sha256) = 32)),
-    CONSTRAINT forgetting_runs_check CHECK ((runs >= 0))
-);
+COMMENT ON COLUMN nightlabel.dead_letter_open.model_name IS 'Name of the model of the run that gave up.';
 
-COMMENT ON TABLE nightlabel.forgetting IS 'Every erasure: who asked for it, when and why, and how many rows it took; nothing of what was erased.';
+COMMENT ON COLUMN nightlabel.dead_letter_open.model_version IS 'Version of that model.';
 
-COMMENT ON COLUMN nightlabel.forgetting.forgetting_id IS 'Its own id.';
+COMMENT ON COLUMN nightlabel.dead_letter_open.run_id IS 'The run that recorded it; see run_summary.';
 
-COMMENT ON COLUMN nightlabel.forgetting.bucket IS 'Name of the bucket.';
-
-COMMENT ON COLUMN nightlabel.forgetting.prefix_sha256 IS 'SHA-256 of the prefix in UTF-8: a prefix may itself say who somebody is, so only who knows it can find its row.';
-
-COMMENT ON COLUMN nightlabel.forgetting.is_whole_bucket IS 'Whether every object of the bucket was meant: its prefix was empty.';
-
-COMMENT ON COLUMN nightlabel.forgetting.reason IS 'Why, in the words of who asked; empty if they gave none.';
-
-COMMENT ON COLUMN nightlabel.forgetting.requested_by IS 'The login that asked for it.';
-
-COMMENT ON COLUMN nightlabel.forgetting.started_at IS 'When it was asked for.';
-
-COMMENT ON COLUMN nightlabel.forgetting.finished_at IS 'When nothing was left; null while it is under way, or after it was cut short.';
-
-COMMENT ON COLUMN nightlabel.forgetting.images IS 'Image versions that were deleted.';
-
-COMMENT ON COLUMN nightlabel.forgetting.objects IS 'Keys that were deleted.';
-
-COMMENT ON COLUMN nightlabel.forgetting.outcomes IS 'Labels and dead letters that were deleted, by every model.';
-
-COMMENT ON COLUMN nightlabel.forgetting.manifest_refs IS 'Refs of manifests that were replaced by one of an object that is not there.';
-
-COMMENT ON COLUMN nightlabel.forgetting.listings IS 'Listings of prefixes within this one that were deleted.';
-
-COMMENT ON COLUMN nightlabel.forgetting.runs IS 'Runs whose prefix, or address of a manifest, was taken out.';
+COMMENT ON COLUMN nightlabel.dead_letter_open.failed_at IS 'When it was recorded.';
 
 CREATE VIEW nightlabel.label_daily AS
  SELECT ((o.recorded_at AT TIME ZONE 'UTC'::text))::date AS day,
@@ -518,6 +316,18 @@ CREATE VIEW nightlabel.label_daily AS
   GROUP BY (((o.recorded_at AT TIME ZONE 'UTC'::text))::date), m.name, m.version, o.label;
 
 COMMENT ON VIEW nightlabel.label_daily IS 'Images and mean score by UTC day, model version and label; each outcome counted once.';
+
+COMMENT ON COLUMN nightlabel.label_daily.day IS 'UTC day on which the label was recorded.';
+
+COMMENT ON COLUMN nightlabel.label_daily.model_name IS 'Name of the model that gave the label.';
+
+COMMENT ON COLUMN nightlabel.label_daily.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.label_daily.label IS 'The label; two classes of one name are counted together.';
+
+COMMENT ON COLUMN nightlabel.label_daily.images IS 'Image versions that got the label.';
+
+COMMENT ON COLUMN nightlabel.label_daily.mean_score IS 'Mean probability of the label, 0 to 1; weigh it by images when adding rows up.';
 
 CREATE VIEW nightlabel.latest_prediction AS
  SELECT i.bucket,
@@ -564,13 +374,35 @@ CREATE VIEW nightlabel.latest_prediction AS
 
 COMMENT ON VIEW nightlabel.latest_prediction IS 'One row per existing object: the label of its current version by the production model, else by the newest former one.';
 
+COMMENT ON COLUMN nightlabel.latest_prediction.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.etag IS 'ETag of the version that was labelled, without quotes.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.size_bytes IS 'Size of that version.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.last_modified IS 'When the object was written, as the store says.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.label IS 'Best label; names may repeat.';
+
 COMMENT ON COLUMN nightlabel.latest_prediction.label_id IS 'Stable id of the label; label names may repeat, ids do not.';
 
 COMMENT ON COLUMN nightlabel.latest_prediction.score IS 'Probability of the label, 0 to 1.';
 
 COMMENT ON COLUMN nightlabel.latest_prediction.top_labels IS 'Best labels, best first, beside top_scores.';
 
+COMMENT ON COLUMN nightlabel.latest_prediction.top_scores IS 'Probabilities of top_labels, in the same order.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.model_name IS 'Name of the model that gave the label.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.engine IS 'What executed the model.';
+
 COMMENT ON COLUMN nightlabel.latest_prediction.run_id IS 'The run that recorded it; see run_summary.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.predicted_at IS 'When the label was recorded.';
 
 CREATE TABLE nightlabel.listing (
     bucket text NOT NULL COLLATE pg_catalog."C",
@@ -579,6 +411,10 @@ CREATE TABLE nightlabel.listing (
 );
 
 COMMENT ON TABLE nightlabel.listing IS 'The newest complete listing of each prefix; an older one that ends later changes nothing.';
+
+COMMENT ON COLUMN nightlabel.listing.bucket IS 'Bucket that was listed.';
+
+COMMENT ON COLUMN nightlabel.listing.prefix IS 'Prefix that was listed; empty for the whole bucket.';
 
 COMMENT ON COLUMN nightlabel.listing.listed_at IS 'When it began.';
 
@@ -597,6 +433,24 @@ CREATE TABLE nightlabel.manifest_chunk (
 );
 
 COMMENT ON TABLE nightlabel.manifest_chunk IS 'The ordered image refs of a shard, at most 1,000 a row; dropped some days after the run.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.run_id IS 'The run.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.plan_number IS 'The plan of the run.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.shard_number IS 'The shard of the plan.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.chunk_number IS 'Place of the row in the shard''s manifest, from 0.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.bucket IS 'Bucket of the objects.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.image_id IS 'The image versions; the arrays are beside one another.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.object_key IS 'Their keys, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.etag IS 'Their ETags, without quotes.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.size_bytes IS 'Their sizes.';
 
 COMMENT ON COLUMN nightlabel.manifest_chunk.prior_attempts IS 'Attempts that the ledger held when planned; above 0 for a dead letter that is tried again.';
 
@@ -645,11 +499,49 @@ CREATE TABLE nightlabel.run (
 
 COMMENT ON TABLE nightlabel.run IS 'One execution, however started; command line and REST runs have a dag_id of their own.';
 
+COMMENT ON COLUMN nightlabel.run.run_id IS 'Id of the run.';
+
+COMMENT ON COLUMN nightlabel.run.dag_id IS 'The Dag that it ran in; cli or rest where Airflow did not start it.';
+
+COMMENT ON COLUMN nightlabel.run.airflow_run_id IS 'Airflow''s own id of the run; null where Airflow did not start it.';
+
+COMMENT ON COLUMN nightlabel.run.bucket IS 'Bucket that the run looked at.';
+
+COMMENT ON COLUMN nightlabel.run.prefix IS 'Prefix that the run looked at; empty for the whole bucket.';
+
+COMMENT ON COLUMN nightlabel.run.parameters IS 'The request in full, as it was given.';
+
+COMMENT ON COLUMN nightlabel.run.model_id IS 'The model version that the run was planned with, whatever is promoted meanwhile.';
+
 COMMENT ON COLUMN nightlabel.run.plan_number IS 'Grows when discovery is repeated; only shards of this plan count.';
+
+COMMENT ON COLUMN nightlabel.run.state IS 'planned, running, succeeded or failed.';
+
+COMMENT ON COLUMN nightlabel.run.message IS 'Why the run failed; null otherwise.';
+
+COMMENT ON COLUMN nightlabel.run.started_at IS 'When the run began.';
+
+COMMENT ON COLUMN nightlabel.run.finished_at IS 'When it ended; null while it runs.';
+
+COMMENT ON COLUMN nightlabel.run.max_dead_ratio IS 'Share of dead letters above which the run fails, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run.min_images_for_ratio IS 'From how many images on the share of dead letters is judged.';
+
+COMMENT ON COLUMN nightlabel.run.discovered IS 'Objects that the listing, the manifest or the inventory showed.';
+
+COMMENT ON COLUMN nightlabel.run.already_done IS 'Objects whose current version had an outcome before the run.';
+
+COMMENT ON COLUMN nightlabel.run.deferred IS 'Left for a later run by max_images or the time budget.';
 
 COMMENT ON COLUMN nightlabel.run.carried_labelled IS 'Labels that the run recorded under former plans; likewise carried_dead.';
 
+COMMENT ON COLUMN nightlabel.run.carried_dead IS 'Dead letters that the run recorded under former plans.';
+
+COMMENT ON COLUMN nightlabel.run.list_s IS 'Seconds of the listing.';
+
 COMMENT ON COLUMN nightlabel.run.plan_attempt IS 'Fencing token of discovery: a plan of an older try of the task is refused.';
+
+COMMENT ON COLUMN nightlabel.run.carried_copied IS 'Labels among carried_labelled that were copied from equal content.';
 
 CREATE TABLE nightlabel.shard (
     run_id uuid NOT NULL,
@@ -688,11 +580,45 @@ WITH (fillfactor='50');
 
 COMMENT ON TABLE nightlabel.shard IS 'A slice of a run''s manifest: unit of a task and of a retry; counts are added by the batches'' transactions.';
 
+COMMENT ON COLUMN nightlabel.shard.run_id IS 'The run.';
+
+COMMENT ON COLUMN nightlabel.shard.plan_number IS 'The plan of the run that the shard belongs to.';
+
+COMMENT ON COLUMN nightlabel.shard.shard_number IS 'Number of the shard in its plan, from 0.';
+
+COMMENT ON COLUMN nightlabel.shard.device IS 'cpu or gpu: the queue that works on it.';
+
+COMMENT ON COLUMN nightlabel.shard.state IS 'planned, running, done, or superseded by a later plan.';
+
 COMMENT ON COLUMN nightlabel.shard.attempt IS 'Fencing token: a write that carries another number is refused.';
 
 COMMENT ON COLUMN nightlabel.shard.batches IS 'Batches that the present attempt has recorded; a batch is sent with its number and recorded once.';
 
+COMMENT ON COLUMN nightlabel.shard.images IS 'Image refs in the shard.';
+
+COMMENT ON COLUMN nightlabel.shard.labelled IS 'Labels recorded by the shard, the copied ones included.';
+
+COMMENT ON COLUMN nightlabel.shard.copied IS 'Labels taken over from equal content instead of computed.';
+
+COMMENT ON COLUMN nightlabel.shard.dead IS 'Dead letters recorded by the shard.';
+
+COMMENT ON COLUMN nightlabel.shard.gone IS 'Deleted or overwritten between listing and reading.';
+
+COMMENT ON COLUMN nightlabel.shard.done_elsewhere IS 'Recorded first by another run.';
+
 COMMENT ON COLUMN nightlabel.shard.fetch_s IS 'Seconds added over the threads of the stage; likewise the other three.';
+
+COMMENT ON COLUMN nightlabel.shard.decode_s IS 'Seconds of decoding, added over the threads of the stage.';
+
+COMMENT ON COLUMN nightlabel.shard.predict_s IS 'Seconds of the model, added over the threads of the stage.';
+
+COMMENT ON COLUMN nightlabel.shard.write_s IS 'Seconds of writing outcomes, added over the threads of the stage.';
+
+COMMENT ON COLUMN nightlabel.shard.started_at IS 'When its first attempt began.';
+
+COMMENT ON COLUMN nightlabel.shard.heartbeat_at IS 'When an attempt last recorded something.';
+
+COMMENT ON COLUMN nightlabel.shard.finished_at IS 'When it was done; null before.';
 
 COMMENT ON COLUMN nightlabel.shard.ended_attempt IS 'The newest attempt that said that it ended; one that did not was killed, or its process died.';
 
@@ -743,6 +669,24 @@ CREATE VIEW nightlabel.run_summary AS
 
 COMMENT ON VIEW nightlabel.run_summary IS 'One row per run; discovered = already_done + deferred + labelled + dead + gone + done_elsewhere + unfinished.';
 
+COMMENT ON COLUMN nightlabel.run_summary.run_id IS 'Id of the run.';
+
+COMMENT ON COLUMN nightlabel.run_summary.dag_id IS 'classify_images or retry_dead_letters; cli for the command line.';
+
+COMMENT ON COLUMN nightlabel.run_summary.airflow_run_id IS 'Airflow''s own id of the run; null where Airflow did not start it.';
+
+COMMENT ON COLUMN nightlabel.run_summary.state IS 'planned, running, succeeded or failed.';
+
+COMMENT ON COLUMN nightlabel.run_summary.started_at IS 'When the run began.';
+
+COMMENT ON COLUMN nightlabel.run_summary.finished_at IS 'When it ended; null while it runs.';
+
+COMMENT ON COLUMN nightlabel.run_summary.model_name IS 'Name of the model that the run was planned with.';
+
+COMMENT ON COLUMN nightlabel.run_summary.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.run_summary.discovered IS 'Objects that the listing, the manifest or the inventory showed; in a retry, the dead letters that matched.';
+
 COMMENT ON COLUMN nightlabel.run_summary.already_done IS 'Objects whose current version had an outcome before the run.';
 
 COMMENT ON COLUMN nightlabel.run_summary.deferred IS 'Left for a later run by max_images or the time budget.';
@@ -751,17 +695,28 @@ COMMENT ON COLUMN nightlabel.run_summary.labelled IS 'Labels recorded by this ru
 
 COMMENT ON COLUMN nightlabel.run_summary.copied IS 'Labels taken over from equal content instead of computed.';
 
+COMMENT ON COLUMN nightlabel.run_summary.dead IS 'Dead letters recorded by this run.';
+
 COMMENT ON COLUMN nightlabel.run_summary.gone IS 'Deleted or overwritten between listing and reading; the next run finds what is there.';
 
 COMMENT ON COLUMN nightlabel.run_summary.done_elsewhere IS 'Recorded first by another run.';
 
 COMMENT ON COLUMN nightlabel.run_summary.unfinished IS 'In shards that ran out of retries; zero in a successful run.';
 
+COMMENT ON COLUMN nightlabel.run_summary.images_per_second IS 'Labelled and dead, over the time since the start of the run.';
+
+COMMENT ON COLUMN nightlabel.run_summary.list_s IS 'Seconds of the listing.';
+
+COMMENT ON COLUMN nightlabel.run_summary.fetch_s IS 'Seconds of fetching, added over threads and shards of the newest plan.';
+
+COMMENT ON COLUMN nightlabel.run_summary.decode_s IS 'Seconds of decoding, likewise.';
+
+COMMENT ON COLUMN nightlabel.run_summary.predict_s IS 'Seconds of the model, likewise.';
+
+COMMENT ON COLUMN nightlabel.run_summary.write_s IS 'Seconds of writing outcomes, likewise.';
+
 ALTER TABLE ONLY nightlabel.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
-
-ALTER TABLE ONLY nightlabel.forgetting
-    ADD CONSTRAINT forgetting_pkey PRIMARY KEY (forgetting_id);
 
 ALTER TABLE ONLY nightlabel.image
     ADD CONSTRAINT image_pkey PRIMARY KEY (image_id);
@@ -796,8 +751,6 @@ ALTER TABLE ONLY nightlabel.run
 ALTER TABLE ONLY nightlabel.shard
     ADD CONSTRAINT shard_pkey PRIMARY KEY (run_id, plan_number, shard_number);
 
-CREATE UNIQUE INDEX forgetting_unfinished ON nightlabel.forgetting USING btree (bucket, prefix_sha256) WHERE (finished_at IS NULL);
-
 CREATE INDEX image_etag_md5 ON nightlabel.image USING hash (etag) WHERE is_etag_md5;
 
 CREATE UNIQUE INDEX model_alias_current ON nightlabel.model_alias USING btree (alias) WHERE (valid_to IS NULL);
@@ -821,28 +774,8 @@ GRANT USAGE ON SCHEMA nightlabel TO nightlabel_reader;
 REVOKE ALL ON FUNCTION nightlabel.add_outcome_partition(new_model_id integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION nightlabel.add_outcome_partition(new_model_id integer) TO nightlabel_writer;
 
-REVOKE ALL ON FUNCTION nightlabel.begin_forgetting(wanted_bucket text, wanted_prefix text, why text) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION nightlabel.count_forgettable(wanted_bucket text, wanted_prefix text, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint, OUT examples text[]) FROM PUBLIC;
-
 REVOKE ALL ON FUNCTION nightlabel.drop_old_manifests(older_than interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION nightlabel.drop_old_manifests(older_than interval) TO nightlabel_writer;
-
-REVOKE ALL ON FUNCTION nightlabel.finish_forgetting(id uuid, wanted_bucket text, wanted_prefix text) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION nightlabel.forget_in_chunk(id uuid, wanted_bucket text, wanted_prefix text, in_run uuid, in_plan integer, in_shard integer, in_chunk integer) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION nightlabel.forget_names(id uuid, wanted_bucket text, wanted_prefix text) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION nightlabel.forgettable_chunks(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION nightlabel.forgettable_images(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION nightlabel.forgotten(id uuid, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION nightlabel.runs_at_work(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
 
 GRANT SELECT ON TABLE nightlabel.alembic_version TO nightlabel_writer;
 

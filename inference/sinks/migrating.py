@@ -154,6 +154,7 @@ def migrate(settings: Settings, *, lock_tries: int = LOCK_TRIES) -> tuple[str | 
             files = sorted((sql_folder() / "views").glob("*.sql"))
             for path in [*files, *([sql_folder() / "grants.sql"] if has_roles else [])]:
                 locks.get(path.stem, partial(_in_transaction, connection, path.read_bytes()))
+            _renew_comments(connection)
     return before, newest_revision()
 
 
@@ -227,6 +228,17 @@ class _Locks:
 def _in_transaction(connection: Connection, sql: bytes) -> None:
     with connection.transaction():
         connection.execute(sql)
+
+
+def _renew_comments(connection: Connection) -> None:
+    """Say in the catalogue what tables and columns mean; once, since only a comment has to wait for a vacuum."""
+    try:
+        _in_transaction(connection, (sql_folder() / "comments.sql").read_bytes())
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        logger.warning(
+            "The schema is migrated, but the comments on its tables and columns could not be renewed while another "
+            "command holds one of them, a vacuum for instance; run `python -m inference migrate` again at leisure"
+        )
 
 
 def _prepare_roles(connection: Connection) -> bool:
