@@ -3,7 +3,9 @@
 GRANT USAGE ON SCHEMA nightlabel TO nightlabel_writer, nightlabel_reader;
 
 GRANT SELECT ON
-    nightlabel.latest_prediction, nightlabel.dead_letter_open, nightlabel.run_summary, nightlabel.label_daily
+    nightlabel.latest_prediction, nightlabel.dead_letter_open, nightlabel.run_summary, nightlabel.label_daily,
+    nightlabel.label_by_prefix, nightlabel.object_outcome, nightlabel.label_change, nightlabel.dead_letter_reason,
+    nightlabel.run_cost, nightlabel.never_labelled, nightlabel.duplicate_content
     TO nightlabel_reader;
 
 -- Workers read everything, also what nobody grants a right to below (nightlabel.alembic_version,

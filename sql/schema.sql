@@ -303,6 +303,173 @@ COMMENT ON COLUMN nightlabel.dead_letter_open.run_id IS 'The run that recorded i
 
 COMMENT ON COLUMN nightlabel.dead_letter_open.failed_at IS 'When it was recorded.';
 
+CREATE VIEW nightlabel.dead_letter_reason AS
+ SELECT bucket,
+    stage,
+    error_code,
+    permanent,
+    count(*) AS objects,
+    min(failed_at) AS first_failed_at,
+    max(failed_at) AS last_failed_at,
+    min(retry_after) AS next_retry_after,
+    (array_agg(object_key ORDER BY failed_at DESC, (object_key COLLATE "C")))[1] AS example_key,
+    (array_agg(message ORDER BY failed_at DESC, (object_key COLLATE "C")))[1] AS example_message
+   FROM nightlabel.dead_letter_open
+  GROUP BY bucket, stage, error_code, permanent;
+
+COMMENT ON VIEW nightlabel.dead_letter_reason IS 'dead_letter_open counted by bucket, stage, error code and whether it is permanent, with the newest example.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.bucket IS 'Bucket of the objects.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.stage IS 'The stage that gave up.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.error_code IS 'Stable code of the reason.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.permanent IS 'True when only a hand, a new decoder or a new version of the object tries again.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.objects IS 'Existing objects without a label for this reason.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.first_failed_at IS 'When the oldest of them was recorded.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.last_failed_at IS 'When the newest of them was recorded.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.next_retry_after IS 'When the first of them may be tried again; null when permanent.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.example_key IS 'Key of the newest of them.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.example_message IS 'Message of the newest of them.';
+
+CREATE VIEW nightlabel.duplicate_content AS
+ WITH repeated AS MATERIALIZED (
+         SELECT i_1.content_sha256
+           FROM (nightlabel.object o_1
+             JOIN nightlabel.image i_1 ON ((i_1.image_id = o_1.image_id)))
+          WHERE ((o_1.gone_at IS NULL) AND (i_1.content_sha256 IS NOT NULL))
+          GROUP BY i_1.content_sha256
+         HAVING (count(*) > 1)
+        )
+ SELECT encode(i.content_sha256, 'hex'::text) AS content_sha256,
+    count(*) AS objects,
+    (sum(i.size_bytes))::bigint AS size_bytes,
+    (array_agg(o.bucket ORDER BY o.bucket, o.object_key))[1:10] AS buckets,
+    (array_agg(o.object_key ORDER BY o.bucket, o.object_key))[1:10] AS object_keys,
+    COALESCE(array_agg(DISTINCT best.label ORDER BY best.label) FILTER (WHERE (best.label IS NOT NULL)), '{}'::text[]) AS labels
+   FROM (((repeated r
+     JOIN nightlabel.image i ON ((i.content_sha256 = r.content_sha256)))
+     JOIN nightlabel.object o ON (((o.image_id = i.image_id) AND (o.gone_at IS NULL))))
+     LEFT JOIN LATERAL ( SELECT c.label
+           FROM (nightlabel.production_line p
+             JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
+          WHERE (c.label IS NOT NULL)
+          ORDER BY p.rank
+         LIMIT 1) best ON (true))
+  GROUP BY i.content_sha256;
+
+COMMENT ON VIEW nightlabel.duplicate_content IS 'One row per content that at least two existing objects hold now, with at most ten of their keys and their labels.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.content_sha256 IS 'SHA-256 of the bytes, 64 hexadecimal digits.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.objects IS 'Existing objects that hold these bytes.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.size_bytes IS 'Bytes of all of them together.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.buckets IS 'Bucket of each of object_keys, in the same order.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.object_keys IS 'Keys of the first ten of them, in order of bucket and key.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.labels IS 'Their different labels, in order; empty while none has one.';
+
+CREATE VIEW nightlabel.label_by_prefix AS
+ SELECT ((o.recorded_at AT TIME ZONE 'UTC'::text))::date AS day,
+    i.bucket,
+    k.prefix,
+    m.name AS model_name,
+    m.version AS model_version,
+    o.label,
+    count(*) AS images,
+    (avg(o.score))::real AS mean_score
+   FROM (((nightlabel.outcome o
+     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
+     JOIN nightlabel.model m ON ((m.model_id = o.model_id)))
+     CROSS JOIN LATERAL ( SELECT "left"(i.object_key, strpos(i.object_key, '/'::text)) AS prefix
+         OFFSET 0) k)
+  WHERE (o.label IS NOT NULL)
+  GROUP BY (((o.recorded_at AT TIME ZONE 'UTC'::text))::date), i.bucket, k.prefix, m.name, m.version, o.label;
+
+COMMENT ON VIEW nightlabel.label_by_prefix IS 'Images and mean score by UTC day, bucket, first part of the key, model version and label; each outcome counted once.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.day IS 'UTC day on which the label was recorded; name the days, since all of them are the whole ledger.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.bucket IS 'Bucket of the images.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.prefix IS 'The key up to and including its first slash; empty for a key without one.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.model_name IS 'Name of the model that gave the label.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.label IS 'The label; names may repeat, and two classes of one name are counted together.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.images IS 'Image versions that got the label.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.mean_score IS 'Mean probability of the label, 0 to 1; weigh it by images when adding rows up.';
+
+CREATE VIEW nightlabel.label_change AS
+ SELECT o.bucket,
+    o.object_key,
+    i.etag,
+    fm.name AS from_model_name,
+    fm.version AS from_model_version,
+    f.label AS from_label,
+    f.label_id AS from_label_id,
+    f.score AS from_score,
+    f.recorded_at AS from_predicted_at,
+    tm.name AS to_model_name,
+    tm.version AS to_model_version,
+    t.label AS to_label,
+    t.label_id AS to_label_id,
+    t.score AS to_score,
+    t.recorded_at AS to_predicted_at
+   FROM (((((nightlabel.object o
+     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
+     JOIN nightlabel.outcome f ON ((f.image_id = o.image_id)))
+     JOIN nightlabel.outcome t ON (((t.image_id = o.image_id) AND (t.model_id > f.model_id) AND (t.label_id <> f.label_id))))
+     JOIN nightlabel.model fm ON ((fm.model_id = f.model_id)))
+     JOIN nightlabel.model tm ON ((tm.model_id = t.model_id)))
+  WHERE (o.gone_at IS NULL);
+
+COMMENT ON VIEW nightlabel.label_change IS 'One row per existing object and pair of models whose labels for its current version differ by id; from is the model registered first.';
+
+COMMENT ON COLUMN nightlabel.label_change.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.label_change.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.label_change.etag IS 'ETag of the current version, without quotes.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_model_name IS 'Name of the model of the two that was registered first.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_label IS 'Its label.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_label_id IS 'Stable id of its label.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_score IS 'Probability of its label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_predicted_at IS 'When its label was recorded.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_model_name IS 'Name of the other model.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_model_version IS 'Version of the other model.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_label IS 'Label of the other model.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_label_id IS 'Stable id of that label; never that of from_label_id.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_score IS 'Probability of that label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_predicted_at IS 'When that label was recorded.';
+
 CREATE VIEW nightlabel.label_daily AS
  SELECT ((o.recorded_at AT TIME ZONE 'UTC'::text))::date AS day,
     m.name AS model_name,
@@ -462,6 +629,94 @@ ALTER TABLE nightlabel.model ALTER COLUMN model_id ADD GENERATED ALWAYS AS IDENT
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE VIEW nightlabel.never_labelled AS
+ SELECT o.bucket,
+    o.object_key,
+    i.etag,
+    i.size_bytes,
+    o.last_modified,
+    i.first_seen_at
+   FROM (nightlabel.object o
+     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
+  WHERE ((o.gone_at IS NULL) AND (NOT (EXISTS ( SELECT
+           FROM (nightlabel.production_line p
+             JOIN nightlabel.outcome c ON ((c.model_id = p.model_id)))
+          WHERE (c.image_id = o.image_id)))));
+
+COMMENT ON VIEW nightlabel.never_labelled IS 'One row per existing object whose current version has neither a label nor a dead letter by any model of the production line.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.etag IS 'ETag of the current version, without quotes.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.size_bytes IS 'Size of the current version.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.last_modified IS 'When the object was written, as the store says.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.first_seen_at IS 'When a listing showed this version first.';
+
+CREATE VIEW nightlabel.object_outcome AS
+ SELECT o.bucket,
+    o.object_key,
+    i.etag,
+    m.name AS model_name,
+    m.version AS model_version,
+    c.label,
+    c.label_id,
+    c.score,
+    c.is_copied,
+    c.stage,
+    c.error_code,
+    c.message,
+    c.attempts,
+    c.retry_after,
+    c.engine,
+    c.run_id,
+    c.recorded_at
+   FROM (((nightlabel.object o
+     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
+     JOIN nightlabel.outcome c ON ((c.image_id = o.image_id)))
+     JOIN nightlabel.model m ON ((m.model_id = c.model_id)))
+  WHERE (o.gone_at IS NULL);
+
+COMMENT ON VIEW nightlabel.object_outcome IS 'One row per existing object and model version that has an outcome for its current version: a label or an error.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.etag IS 'ETag of the current version, without quotes.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.model_name IS 'Name of the model that the outcome is of.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.label IS 'Best label; null for a dead letter.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.label_id IS 'Stable id of the label; null for a dead letter.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.score IS 'Probability of the label, 0 to 1; null for a dead letter.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.is_copied IS 'Whether the label was taken over from equal content instead of computed.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.stage IS 'Of a dead letter: the stage that gave up; null for a label.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.error_code IS 'Of a dead letter: its stable code; null for a label.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.message IS 'Of a dead letter: what was found and what to do; null for a label.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.attempts IS 'How many runs tried the image with this model.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.retry_after IS 'Of a dead letter: from when the nightly run tries again; null when it is permanent.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.engine IS 'What executed the model.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.run_id IS 'The run that recorded it; see run_summary.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.recorded_at IS 'When it was recorded.';
 
 CREATE TABLE nightlabel.run (
     run_id uuid NOT NULL,
@@ -628,6 +883,88 @@ COMMENT ON COLUMN nightlabel.shard.in_flight IS 'Most refs without outcome that 
 
 COMMENT ON COLUMN nightlabel.shard.is_isolated IS 'Whether every image of the shard is decoded in a process apart, since one killed its decoder.';
 
+CREATE VIEW nightlabel.run_cost AS
+ SELECT r.run_id,
+    r.dag_id,
+    r.state,
+    r.started_at,
+    r.finished_at,
+    m.name AS model_name,
+    m.version AS model_version,
+    spent.images,
+    spent.copied,
+    spent.run_s,
+    (((spent.images)::double precision / NULLIF(spent.run_s, (0)::double precision)))::real AS images_per_second,
+    r.list_s,
+    spent.fetch_s,
+    spent.decode_s,
+    spent.predict_s,
+    spent.write_s,
+    spent.worker_s,
+    (((spent.worker_s * (1000)::double precision) / (NULLIF(spent.images, 0))::double precision))::real AS seconds_per_1000,
+    (spent.fetch_s / NULLIF(spent.worker_s, (0)::double precision)) AS fetch_share,
+    (spent.decode_s / NULLIF(spent.worker_s, (0)::double precision)) AS decode_share,
+    (spent.predict_s / NULLIF(spent.worker_s, (0)::double precision)) AS predict_share,
+    (spent.write_s / NULLIF(spent.worker_s, (0)::double precision)) AS write_share
+   FROM ((nightlabel.run r
+     JOIN nightlabel.model m ON ((m.model_id = r.model_id)))
+     CROSS JOIN LATERAL ( SELECT (((COALESCE(sum((s.labelled + s.dead)) FILTER (WHERE (s.plan_number = r.plan_number)), (0)::numeric) + (r.carried_labelled)::numeric) + (r.carried_dead)::numeric))::bigint AS images,
+            ((COALESCE(sum(s.copied) FILTER (WHERE (s.plan_number = r.plan_number)), (0)::numeric) + (r.carried_copied)::numeric))::bigint AS copied,
+            (EXTRACT(epoch FROM (COALESCE(r.finished_at, clock_timestamp()) - r.started_at)))::real AS run_s,
+            COALESCE(sum(s.fetch_s), (0)::real) AS fetch_s,
+            COALESCE(sum(s.decode_s), (0)::real) AS decode_s,
+            COALESCE(sum(s.predict_s), (0)::real) AS predict_s,
+            COALESCE(sum(s.write_s), (0)::real) AS write_s,
+            COALESCE(sum((((s.fetch_s + s.decode_s) + s.predict_s) + s.write_s)), (0)::real) AS worker_s
+           FROM nightlabel.shard s
+          WHERE (s.run_id = r.run_id)) spent);
+
+COMMENT ON VIEW nightlabel.run_cost IS 'One row per run: images per second, seconds of each stage added over threads and shards, seconds per 1,000 images.';
+
+COMMENT ON COLUMN nightlabel.run_cost.run_id IS 'The run; see run_summary for its books.';
+
+COMMENT ON COLUMN nightlabel.run_cost.dag_id IS 'The Dag that it ran in; cli or rest where Airflow did not start it.';
+
+COMMENT ON COLUMN nightlabel.run_cost.state IS 'planned, running, succeeded or failed.';
+
+COMMENT ON COLUMN nightlabel.run_cost.started_at IS 'When the run began.';
+
+COMMENT ON COLUMN nightlabel.run_cost.finished_at IS 'When it ended; null while it runs.';
+
+COMMENT ON COLUMN nightlabel.run_cost.model_name IS 'Name of the model that the run was planned with.';
+
+COMMENT ON COLUMN nightlabel.run_cost.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.run_cost.images IS 'Labels and dead letters that the run recorded.';
+
+COMMENT ON COLUMN nightlabel.run_cost.copied IS 'Labels among them that were taken over from equal content, which costs next to nothing.';
+
+COMMENT ON COLUMN nightlabel.run_cost.run_s IS 'Seconds from the start of the run to its end, or to now while it runs.';
+
+COMMENT ON COLUMN nightlabel.run_cost.images_per_second IS 'images over run_s.';
+
+COMMENT ON COLUMN nightlabel.run_cost.list_s IS 'Seconds of the listing; not part of worker_s.';
+
+COMMENT ON COLUMN nightlabel.run_cost.fetch_s IS 'Seconds of fetching, added over threads, shards and plans.';
+
+COMMENT ON COLUMN nightlabel.run_cost.decode_s IS 'Seconds of decoding, likewise.';
+
+COMMENT ON COLUMN nightlabel.run_cost.predict_s IS 'Seconds of the model, likewise.';
+
+COMMENT ON COLUMN nightlabel.run_cost.write_s IS 'Seconds of writing outcomes, likewise.';
+
+COMMENT ON COLUMN nightlabel.run_cost.worker_s IS 'The four stages added up; stages overlap, so it may be more than run_s.';
+
+COMMENT ON COLUMN nightlabel.run_cost.seconds_per_1000 IS 'worker_s for each 1,000 images.';
+
+COMMENT ON COLUMN nightlabel.run_cost.fetch_share IS 'Share of fetching in worker_s, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run_cost.decode_share IS 'Share of decoding in worker_s, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run_cost.predict_share IS 'Share of the model in worker_s, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run_cost.write_share IS 'Share of writing in worker_s, 0 to 1.';
+
 CREATE VIEW nightlabel.run_summary AS
  SELECT r.run_id,
     r.dag_id,
@@ -757,6 +1094,8 @@ CREATE UNIQUE INDEX model_alias_current ON nightlabel.model_alias USING btree (a
 
 CREATE INDEX object_image_id ON nightlabel.object USING btree (image_id);
 
+CREATE INDEX outcome_day ON ONLY nightlabel.outcome USING brin ((((recorded_at AT TIME ZONE 'UTC'::text))::date) date_minmax_multi_ops) WITH (autosummarize='on');
+
 CREATE INDEX run_started_at ON nightlabel.run USING btree (started_at);
 
 ALTER TABLE ONLY nightlabel.model_alias
@@ -794,6 +1133,18 @@ GRANT SELECT ON TABLE nightlabel.production_line TO nightlabel_writer;
 GRANT SELECT ON TABLE nightlabel.dead_letter_open TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.dead_letter_open TO nightlabel_writer;
 
+GRANT SELECT ON TABLE nightlabel.dead_letter_reason TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.dead_letter_reason TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.duplicate_content TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.duplicate_content TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.label_by_prefix TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.label_by_prefix TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.label_change TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.label_change TO nightlabel_writer;
+
 GRANT SELECT ON TABLE nightlabel.label_daily TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.label_daily TO nightlabel_writer;
 
@@ -804,9 +1155,18 @@ GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.listing TO nightlabel_writer;
 
 GRANT SELECT,INSERT ON TABLE nightlabel.manifest_chunk TO nightlabel_writer;
 
+GRANT SELECT ON TABLE nightlabel.never_labelled TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.never_labelled TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.object_outcome TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.object_outcome TO nightlabel_writer;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.run TO nightlabel_writer;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.shard TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.run_cost TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.run_cost TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_writer;

@@ -1,15 +1,20 @@
-"""A migrated database for each test."""
+"""A migrated database for each test, and databases with known data for tests that only read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from inference.settings import Settings, read_settings
 from inference.sinks.migrating import migrate
 from inference.sinks.postgres import PostgresSink
+from local_stack.postgres import EmbeddedPostgres
+from tests import known_data
 from tests.ledger import Ledger
 from tests.sql.logins import PASSWORD, as_user
 
@@ -45,3 +50,36 @@ def login(ledger: Ledger) -> Iterator[Callable[[str | None], Settings]]:
     for user in made:
         ledger.execute(f"DROP OWNED BY {user}")
         ledger.execute(f"DROP ROLE {user}")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A database whose every row is known. Read it only: other tests do so as well."""
+
+    world: known_data.World
+    url: str
+
+    def ask(self, sql: str, values: Any = None) -> list[dict[str, Any]]:
+        """Ask as an analyst."""
+        with psycopg.connect(self.url, row_factory=dict_row) as connection:
+            connection.execute("SET ROLE nightlabel_reader")
+            return connection.execute(sql, values).fetchall()
+
+
+@pytest.fixture(scope="session")
+def known(postgres_server: EmbeddedPostgres) -> Iterator[Callable[[int], Known]]:
+    """Seed -> the database that holds its world."""
+    made: dict[int, Known] = {}
+
+    def of(seed: int) -> Known:
+        if seed not in made:
+            name = f"known_{seed}"
+            postgres_server.create_database(name)
+            migrate(read_settings(database_url=postgres_server.url(name)))
+            made[seed] = Known(known_data.world(seed), postgres_server.url(name))
+            known_data.load(made[seed].world, made[seed].url)
+        return made[seed]
+
+    yield of
+    for seed in made:
+        postgres_server.drop_database(f"known_{seed}")
