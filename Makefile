@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # uv trusts what the system trusts, as pip does.
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: help setup run up down status test test-unit test-faults test-scale bench bench-lock check fmt dags lock schema clean
+.PHONY: help setup run up down status test test-unit test-faults test-scale bench bench-lock check fmt dags lock schema sql-docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -85,6 +85,9 @@ bench-lock: setup ## compile benchmarks/requirements.in likewise
 
 schema: setup ## write sql/schema.sql from the migrations
 	@$(BIN)/python -m local_stack.schema sql/schema.sql
+
+sql-docs: setup ## write docs/sql.md, the dbt sources and the example answers of sql/queries from the schema
+	@$(BIN)/python -m scripts.make_sql_docs
 
 clean: ## stop the stack, remove what make installed and what the stack keeps
 	@test ! -x $(BIN)/python || test ! -d .state || $(BIN)/python -m local_stack down

@@ -17,7 +17,9 @@ def documented() -> dict[str, list[tuple[str, str]]]:
     """View -> its columns with their types, in order, as the page says."""
     sections = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.M)[1:]
     return {
-        section.split("\n", 1)[0]: re.findall(r"^\| `(\w+)` \| ([\w\[\] ]+?) \|", section, re.M) for section in sections
+        title: re.findall(r"^\| `(\w+)` \| ([\w\[\] ]+?) \|", section, re.M)
+        for section in sections
+        if re.fullmatch(r"\w+", title := section.split("\n", 1)[0])
     }
 
 

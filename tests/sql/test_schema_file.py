@@ -16,6 +16,6 @@ def test_schema_sql_equals_the_migrations(database: str, migrated: None):
 
 
 def test_every_sql_file_begins_by_saying_what_it_is():
-    for folder in ("migrations", "views", "statements"):
+    for folder in ("migrations", "views", "statements", "queries"):
         for path in (sql_folder() / folder).glob("*.sql"):
             assert path.read_text(encoding="utf-8").startswith("-- "), path.name
