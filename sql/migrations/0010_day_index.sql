@@ -20,3 +20,4 @@ SELECT format('ALTER INDEX nightlabel.outcome_day ATTACH PARTITION nightlabel.%I
 FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'nightlabel.outcome'::regclass;
 -- ;; run its rows
+INSERT INTO nightlabel.schema_compatibility (revision, oldest_code) VALUES ('0010', '0009') ON CONFLICT DO NOTHING;

@@ -1,9 +1,10 @@
 """Finds the newest rows of a label, and the newest dead letters."""
 
 from inference.sinks.migrating import run_file
+from inference.sinks.statements import revision_before
 
 revision = "0007"
-down_revision = "0006"
+down_revision = revision_before(revision)
 
 
 def upgrade() -> None:

@@ -1,9 +1,10 @@
 """Forgets objects, and keeps a record of having done so."""
 
 from inference.sinks.migrating import run_file
+from inference.sinks.statements import revision_before
 
 revision = "0008"
-down_revision = "0005"
+down_revision = revision_before(revision)
 
 
 def upgrade() -> None:
