@@ -346,9 +346,10 @@ class _Maintenance:
         if _one(self._connection, "SELECT to_regprocedure('nightlabel.fold_label_counts()')::text") is None:
             return
         if self._dry_run:
-            yield 0
+            yield _count(self._connection, "SELECT count(*) FROM nightlabel.label_count_delta")
             return
-        yield self._tried(lambda: _count(self._connection, "SELECT nightlabel.fold_label_counts()"))
+        while some := self._tried(lambda: _count(self._connection, "SELECT nightlabel.fold_label_counts()")):
+            yield some
 
     def _vacuum(self) -> Iterator[int]:
         for [sql] in self._connection.execute(statement("maintain_vacuum")).fetchall():

@@ -27,6 +27,11 @@ NO_SECONDS = dict.fromkeys(("fetch_s", "decode_s", "predict_s", "write_s"), 0.0)
 
 def migrate_to_first_revision(url: str) -> None:
     """Make the tables of revision 0001 as their owner, and nothing of what came later."""
+    migrate_to(url, FIRST_REVISION)
+
+
+def migrate_to(url: str, revision: str) -> None:
+    """Make the tables of a revision as their owner, and nothing of what came later; no views."""
     repository = FOLDER.parents[2]
     config = alembic.config.Config()
     config.set_main_option("script_location", str(repository / "inference" / "sinks" / "alembic"))
@@ -39,7 +44,7 @@ def migrate_to_first_revision(url: str) -> None:
         )
         with engine.connect() as wrapped:
             config.attributes["connection"] = wrapped
-            alembic.command.upgrade(config, FIRST_REVISION)
+            alembic.command.upgrade(config, revision)
             wrapped.commit()
 
 
