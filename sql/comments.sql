@@ -148,3 +148,19 @@ COMMENT ON COLUMN nightlabel.label_daily.model_version IS 'Version of that model
 COMMENT ON COLUMN nightlabel.label_daily.label IS 'The label; two classes of one name are counted together.';
 COMMENT ON COLUMN nightlabel.label_daily.images IS 'Image versions that got the label.';
 COMMENT ON COLUMN nightlabel.label_daily.mean_score IS 'Mean probability of the label, 0 to 1; weigh it by images when adding rows up.';
+
+COMMENT ON COLUMN nightlabel.label_count.day IS 'UTC day on which the labels were recorded.';
+COMMENT ON COLUMN nightlabel.label_count.model_id IS 'The model version that gave them.';
+COMMENT ON COLUMN nightlabel.label_count.label IS 'The label; two classes of one name are counted together.';
+COMMENT ON COLUMN nightlabel.label_count.images IS 'Image versions that got the label.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.day IS 'UTC day on which the labels were recorded.';
+COMMENT ON COLUMN nightlabel.label_count_delta.model_id IS 'The model version that gave them.';
+COMMENT ON COLUMN nightlabel.label_count_delta.labels IS 'The labels, each once; the other arrays are beside it.';
+COMMENT ON COLUMN nightlabel.label_count_delta.score_sums IS 'Sums of the scores, beside labels.';
+
+
+COMMENT ON COLUMN nightlabel.schema_compatibility.revision IS 'Number of a migration.';
+
+COMMENT ON COLUMN nightlabel.maintenance_position.step IS 'The step of maintenance.';
+COMMENT ON COLUMN nightlabel.maintenance_position.stopped_at IS 'When its time was up.';

@@ -9,7 +9,8 @@ GRANT SELECT ON
     TO nightlabel_reader;
 
 -- Workers read everything, also what nobody grants a right to below (nightlabel.alembic_version,
--- nightlabel.production_line), but for the record of what was forgotten: that is the owner's.
+-- nightlabel.schema_compatibility, nightlabel.production_line, nightlabel.maintenance_position, and nightlabel.label_count
+-- with nightlabel.label_count_delta, which the ledger's triggers write), but for the record of what was forgotten: that is the owner's.
 GRANT SELECT ON ALL TABLES IN SCHEMA nightlabel TO nightlabel_writer;
 REVOKE ALL ON nightlabel.forgetting FROM nightlabel_writer;
 GRANT INSERT, UPDATE ON
@@ -19,6 +20,11 @@ GRANT INSERT ON nightlabel.manifest_chunk, nightlabel.model TO nightlabel_writer
 GRANT EXECUTE ON FUNCTION nightlabel.add_outcome_partition(integer), nightlabel.drop_old_manifests(interval),
     nightlabel.fold_label_counts(), nightlabel.analyze_ledger()
     TO nightlabel_writer;
+-- Called by the ledger's triggers and by migrations.
+REVOKE ALL ON FUNCTION
+    nightlabel.count_inserted_labels(), nightlabel.count_updated_labels(), nightlabel.count_deleted_labels(),
+    nightlabel.count_labels_of(regclass)
+    FROM PUBLIC, nightlabel_writer, nightlabel_reader;
 -- Forgetting is the owner's, and of whom the owner lets do it.
 REVOKE ALL ON FUNCTION
     nightlabel.forgettable_images(text, text), nightlabel.forgettable_chunks(text, text),

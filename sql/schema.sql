@@ -13,14 +13,169 @@ BEGIN
     IF NOT EXISTS (SELECT FROM nightlabel.model WHERE model_id = new_model_id) THEN
         RAISE EXCEPTION 'model % is not registered', new_model_id;
     END IF;
+    IF to_regclass(format('nightlabel.%I', 'outcome_model_' || new_model_id)) IS NOT NULL THEN
+        RETURN;
+    END IF;
     EXECUTE format(
         'CREATE TABLE IF NOT EXISTS nightlabel.%I PARTITION OF nightlabel.outcome FOR VALUES IN (%L)',
         'outcome_model_' || new_model_id, new_model_id
     );
-    EXECUTE format(
-        'CREATE INDEX IF NOT EXISTS %I ON nightlabel.%I (retry_after) WHERE error_code IS NOT NULL',
-        'outcome_model_' || new_model_id || '_dead', 'outcome_model_' || new_model_id
+    PERFORM nightlabel.count_labels_of(format('nightlabel.%I', 'outcome_model_' || new_model_id)::regclass);
+END
+$$;
+
+CREATE FUNCTION nightlabel.analyze_ledger() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    SET lock_timeout TO '1s'
+    AS $$
+DECLARE
+    known double precision := (SELECT reltuples FROM pg_class WHERE oid = 'nightlabel.outcome'::regclass);
+    present double precision := (
+        SELECT sum(
+            CASE WHEN c.reltuples > 0 AND c.relpages > 0
+                THEN c.reltuples * (pg_relation_size(c.oid) / current_setting('block_size')::double precision) / c.relpages
+                ELSE pg_relation_size(c.oid) / 300.0
+            END
+        )
+        FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'nightlabel.outcome'::regclass
     );
+BEGIN
+    IF coalesce(present, 0) < 1000 OR present BETWEEN known / 1.33 AND known * 1.33 THEN
+        RETURN false;
+    END IF;
+    ANALYZE nightlabel.outcome;
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
+
+CREATE FUNCTION nightlabel.begin_forgetting(wanted_bucket text, wanted_prefix text, why text) RETURNS uuid
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    INSERT INTO nightlabel.forgetting AS f (bucket, prefix_sha256, is_whole_bucket, reason)
+    VALUES (wanted_bucket, sha256(convert_to(wanted_prefix, 'UTF8')), wanted_prefix = '', why)
+    ON CONFLICT (bucket, prefix_sha256) WHERE finished_at IS NULL DO UPDATE
+    SET reason = CASE WHEN excluded.reason = '' THEN f.reason ELSE excluded.reason END
+    RETURNING forgetting_id
+$$;
+
+CREATE FUNCTION nightlabel.count_deleted_labels() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_setting('nightlabel.keep_label_counts', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO nightlabel.label_count_delta (day, model_id, labels, images, score_sums)
+    SELECT day, model_id, array_agg(label), array_agg(-images), array_agg(-score_sum)
+    FROM (
+        SELECT (recorded_at AT TIME ZONE 'UTC')::date AS day, model_id, label,
+            count(*) AS images, sum(score::double precision) AS score_sum
+        FROM removed
+        WHERE label IS NOT NULL
+        GROUP BY 1, 2, 3
+    ) AS counted
+    GROUP BY day, model_id;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION nightlabel.count_forgettable(wanted_bucket text, wanted_prefix text, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint, OUT examples text[]) RETURNS record
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    WITH found AS MATERIALIZED (
+        SELECT f.image_id FROM nightlabel.forgettable_images(wanted_bucket, wanted_prefix) AS f (image_id)
+    )
+    SELECT
+        (SELECT count(*) FROM found),
+        (SELECT count(*) FROM nightlabel.object AS o WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix),
+        (SELECT count(*) FROM found JOIN nightlabel.outcome AS o USING (image_id)),
+        (SELECT coalesce(sum(c.refs), 0)::bigint FROM nightlabel.forgettable_chunks(wanted_bucket, wanted_prefix) AS c),
+        (
+            SELECT count(*) FROM nightlabel.listing AS l
+            WHERE l.bucket = wanted_bucket AND l.prefix ^@ wanted_prefix AND l.prefix <> ''
+        ),
+        (
+            SELECT count(*) FROM nightlabel.run AS r
+            WHERE r.bucket = wanted_bucket AND r.prefix ^@ wanted_prefix AND r.prefix NOT IN ('', '(forgotten)')
+                OR (r.parameters ->> 'manifest') ^@ ('s3://' || wanted_bucket || '/' || wanted_prefix)
+                OR (r.parameters ->> 'inventory') ^@ ('s3://' || wanted_bucket || '/' || wanted_prefix)
+        ),
+        ARRAY(
+            SELECT o.object_key::text FROM nightlabel.object AS o
+            WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix
+            ORDER BY o.object_key LIMIT 5
+        )
+$$;
+
+CREATE FUNCTION nightlabel.count_inserted_labels() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO nightlabel.label_count_delta (day, model_id, labels, images, score_sums)
+    SELECT day, model_id, array_agg(label), array_agg(images), array_agg(score_sum)
+    FROM (
+        SELECT (recorded_at AT TIME ZONE 'UTC')::date AS day, model_id, label,
+            count(*) AS images, sum(score::double precision) AS score_sum
+        FROM added
+        WHERE label IS NOT NULL
+        GROUP BY 1, 2, 3
+    ) AS counted
+    GROUP BY day, model_id;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION nightlabel.count_labels_of(ledger regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER count_inserted_labels AFTER INSERT ON %s REFERENCING NEW TABLE AS added'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_inserted_labels()', ledger
+    );
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER count_updated_labels AFTER UPDATE ON %s'
+        ' REFERENCING OLD TABLE AS removed NEW TABLE AS added'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_updated_labels()', ledger
+    );
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER count_deleted_labels AFTER DELETE ON %s REFERENCING OLD TABLE AS removed'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_deleted_labels()', ledger
+    );
+END
+$$;
+
+CREATE FUNCTION nightlabel.count_updated_labels() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM added) THEN
+        RETURN NULL;  -- every batch may replace dead letters, and comes by here; few do
+    END IF;
+    INSERT INTO nightlabel.label_count_delta (day, model_id, labels, images, score_sums)
+    SELECT day, model_id, array_agg(label), array_agg(images), array_agg(score_sum)
+    FROM (
+        SELECT day, model_id, label, sum(step) AS images, sum(step * score::double precision) AS score_sum
+        FROM (
+            SELECT (recorded_at AT TIME ZONE 'UTC')::date AS day, model_id, label, score, 1 AS step FROM added
+            UNION ALL
+            SELECT (recorded_at AT TIME ZONE 'UTC')::date, model_id, label, score, -1 FROM removed
+        ) AS stepped
+        WHERE label IS NOT NULL
+        GROUP BY 1, 2, 3
+    ) AS counted
+    GROUP BY day, model_id;
+    RETURN NULL;
 END
 $$;
 
@@ -28,13 +183,267 @@ CREATE FUNCTION nightlabel.drop_old_manifests(older_than interval) RETURNS bigin
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
     AS $$
-    WITH dropped AS (
+    WITH old AS (
+        SELECT c.run_id, c.plan_number, c.shard_number, c.chunk_number
+        FROM nightlabel.manifest_chunk c
+        JOIN nightlabel.run r ON r.run_id = c.run_id
+        WHERE coalesce(r.finished_at, r.started_at) < now() - older_than
+        LIMIT 1000
+        FOR UPDATE OF c SKIP LOCKED
+    ),
+    dropped AS (
         DELETE FROM nightlabel.manifest_chunk c
-        USING nightlabel.run r
-        WHERE c.run_id = r.run_id AND coalesce(r.finished_at, r.started_at) < now() - older_than
+        USING old
+        WHERE c.run_id = old.run_id AND c.plan_number = old.plan_number AND c.shard_number = old.shard_number
+            AND c.chunk_number = old.chunk_number
         RETURNING 1
     )
     SELECT count(*) FROM dropped
+$$;
+
+CREATE FUNCTION nightlabel.finish_forgetting(id uuid, wanted_bucket text, wanted_prefix text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    about record;
+BEGIN
+    IF EXISTS (
+        SELECT FROM nightlabel.count_forgettable(wanted_bucket, wanted_prefix) AS c
+        WHERE c.images + c.objects + c.outcomes + c.manifest_refs + c.listings + c.runs > 0
+    ) THEN
+        RETURN false;
+    END IF;
+    -- ANALYZE leaves those of a table that has become empty as they were; from Postgres 18 on they can be dropped.
+    IF to_regproc('pg_catalog.pg_clear_attribute_stats') IS NOT NULL THEN
+        FOR about IN
+            SELECT s.schemaname, s.tablename, s.attname, s.inherited FROM pg_stats AS s WHERE s.schemaname = 'nightlabel'
+        LOOP
+            EXECUTE format(
+                'SELECT pg_catalog.pg_clear_attribute_stats(%L, %L, %L, %L)',
+                about.schemaname, about.tablename, about.attname, about.inherited
+            );
+        END LOOP;
+    END IF;
+    FOR about IN
+        SELECT c.oid::regclass AS name FROM pg_class AS c
+        WHERE c.relnamespace = 'nightlabel'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+        ORDER BY c.relname
+    LOOP
+        EXECUTE format('ANALYZE %s', about.name);
+    END LOOP;
+    UPDATE nightlabel.forgetting AS f SET finished_at = now() WHERE f.forgetting_id = id;
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION nightlabel.fold_label_counts() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    folded bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('nightlabel.fold_label_counts', 0)) THEN
+        RETURN 0;
+    END IF;
+    WITH taken AS (
+        DELETE FROM nightlabel.label_count_delta
+        WHERE ctid = ANY(ARRAY(SELECT ctid FROM nightlabel.label_count_delta LIMIT 50000))
+        RETURNING day, model_id, labels, images, score_sums
+    ),
+    summed AS (
+        SELECT t.day, t.model_id, u.label, sum(u.images)::bigint AS images, sum(u.score_sum) AS score_sum
+        FROM taken AS t CROSS JOIN LATERAL unnest(t.labels, t.images, t.score_sums) AS u (label, images, score_sum)
+        GROUP BY t.day, t.model_id, u.label
+    ),
+    added AS (
+        INSERT INTO nightlabel.label_count AS c (day, model_id, label, images, score_sum)
+        SELECT day, model_id, label, images, score_sum FROM summed
+        ON CONFLICT (day, model_id, label) DO UPDATE
+        SET images = c.images + excluded.images, score_sum = c.score_sum + excluded.score_sum
+    )
+    SELECT count(*) INTO folded FROM taken;
+    RETURN folded;
+END
+$$;
+
+CREATE FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    wanted uuid[];
+    deleted_outcomes bigint;
+    deleted_objects bigint;
+    deleted_images bigint;
+BEGIN
+    -- One discovery of a bucket at a time notes objects, and none while some are taken away.
+    PERFORM pg_advisory_xact_lock(hashtextextended('nightlabel.bucket ' || wanted_bucket, 0));
+    wanted := ARRAY(
+        SELECT i.image_id FROM nightlabel.image AS i
+        WHERE i.image_id = ANY(image_ids) AND i.bucket = wanted_bucket AND i.object_key ^@ wanted_prefix
+        ORDER BY i.image_id
+    );
+    DELETE FROM nightlabel.outcome AS o WHERE o.image_id = ANY(wanted);
+    GET DIAGNOSTICS deleted_outcomes = ROW_COUNT;
+    DELETE FROM nightlabel.object AS o
+    WHERE o.image_id = ANY(wanted) AND o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix;
+    GET DIAGNOSTICS deleted_objects = ROW_COUNT;
+    DELETE FROM nightlabel.image AS i WHERE i.image_id = ANY(wanted);
+    GET DIAGNOSTICS deleted_images = ROW_COUNT;
+    UPDATE nightlabel.forgetting AS f
+    SET outcomes = f.outcomes + deleted_outcomes, objects = f.objects + deleted_objects,
+        images = f.images + deleted_images
+    WHERE f.forgetting_id = id;
+    RETURN deleted_images;
+END
+$$;
+
+CREATE FUNCTION nightlabel.forget_in_chunk(id uuid, wanted_bucket text, wanted_prefix text, in_run uuid, in_plan integer, in_shard integer, in_chunk integer) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    is_at_work boolean;
+BEGIN
+    -- Whoever claims the shard waits here, and finds the refs replaced.
+    SELECT r.state IN ('planned', 'running') AND s.plan_number = r.plan_number
+        AND s.state = 'running' AND s.heartbeat_at > now() - interval '15 minutes'
+    INTO is_at_work
+    FROM nightlabel.shard AS s JOIN nightlabel.run AS r USING (run_id)
+    WHERE s.run_id = in_run AND s.plan_number = in_plan AND s.shard_number = in_shard
+    FOR UPDATE OF s;
+    IF is_at_work THEN
+        RETURN false;
+    END IF;
+    UPDATE nightlabel.shard AS s
+    SET attempt = s.attempt + 1,
+        ended_attempt = CASE WHEN s.ended_attempt = s.attempt THEN s.attempt + 1 ELSE s.ended_attempt END
+    WHERE s.run_id = in_run AND s.plan_number = in_plan AND s.shard_number = in_shard AND s.state = 'running';
+    WITH ref AS (
+        SELECT
+            u.place, u.prior_attempts, is_named,
+            CASE WHEN is_named THEN nobody.image_id ELSE u.image_id END AS image_id,
+            CASE WHEN is_named THEN nobody.object_key ELSE u.object_key END AS object_key,
+            CASE WHEN is_named THEN '(forgotten)' ELSE u.etag END AS etag,
+            CASE WHEN is_named THEN 1 ELSE u.size_bytes END AS size_bytes
+        FROM nightlabel.manifest_chunk AS c
+        CROSS JOIN LATERAL unnest(c.image_id, c.object_key, c.etag, c.size_bytes, c.prior_attempts)
+            WITH ORDINALITY AS u (image_id, object_key, etag, size_bytes, prior_attempts, place)
+        CROSS JOIN LATERAL (
+            SELECT u.object_key ^@ wanted_prefix AND u.etag <> '(forgotten)' AS is_named,
+                'nightlabel-forgotten/' || gen_random_uuid() AS object_key
+        ) AS made
+        CROSS JOIN LATERAL (
+            SELECT made.object_key, encode(substr(sha256(
+                convert_to(c.bucket, 'UTF8') || '\x00'::bytea || convert_to(made.object_key, 'UTF8')
+                || '\x00'::bytea || convert_to('(forgotten)', 'UTF8')
+            ), 1, 16), 'hex')::uuid AS image_id
+        ) AS nobody
+        WHERE c.run_id = in_run AND c.plan_number = in_plan AND c.shard_number = in_shard
+            AND c.chunk_number = in_chunk AND c.bucket = wanted_bucket
+    ),
+    made AS (
+        SELECT
+            array_agg(image_id ORDER BY place) AS image_id, array_agg(object_key ORDER BY place) AS object_key,
+            array_agg(etag ORDER BY place) AS etag, array_agg(size_bytes ORDER BY place) AS size_bytes,
+            count(*) FILTER (WHERE is_named) AS refs
+        FROM ref
+    ),
+    replaced AS (
+        UPDATE nightlabel.manifest_chunk AS c
+        SET image_id = made.image_id, object_key = made.object_key, etag = made.etag, size_bytes = made.size_bytes
+        FROM made
+        WHERE made.refs > 0
+            AND c.run_id = in_run AND c.plan_number = in_plan AND c.shard_number = in_shard AND c.chunk_number = in_chunk
+        RETURNING made.refs
+    )
+    UPDATE nightlabel.forgetting AS f
+    SET manifest_refs = f.manifest_refs + replaced.refs
+    FROM replaced
+    WHERE f.forgetting_id = id;
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION nightlabel.forget_names(id uuid, wanted_bucket text, wanted_prefix text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    deleted_objects bigint;
+    deleted_listings bigint;
+    changed_runs bigint;
+    address text := 's3://' || wanted_bucket || '/' || wanted_prefix;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('nightlabel.bucket ' || wanted_bucket, 0));
+    DELETE FROM nightlabel.object AS o
+    WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix
+        AND NOT EXISTS (SELECT FROM nightlabel.image AS i WHERE i.image_id = o.image_id);
+    GET DIAGNOSTICS deleted_objects = ROW_COUNT;
+    DELETE FROM nightlabel.listing AS l
+    WHERE l.bucket = wanted_bucket AND l.prefix ^@ wanted_prefix AND l.prefix <> '';
+    GET DIAGNOSTICS deleted_listings = ROW_COUNT;
+    UPDATE nightlabel.run AS r
+    SET prefix = CASE
+            WHEN r.bucket = wanted_bucket AND r.prefix ^@ wanted_prefix AND r.prefix <> '' THEN '(forgotten)'
+            ELSE r.prefix
+        END,
+        parameters = r.parameters
+            || CASE WHEN (r.parameters ->> 'manifest') ^@ address THEN '{"manifest": "(forgotten)"}' ELSE '{}' END::jsonb
+            || CASE WHEN (r.parameters ->> 'inventory') ^@ address THEN '{"inventory": "(forgotten)"}' ELSE '{}' END::jsonb
+    WHERE r.bucket = wanted_bucket AND r.prefix ^@ wanted_prefix AND r.prefix NOT IN ('', '(forgotten)')
+        OR (r.parameters ->> 'manifest') ^@ address
+        OR (r.parameters ->> 'inventory') ^@ address;
+    GET DIAGNOSTICS changed_runs = ROW_COUNT;
+    UPDATE nightlabel.forgetting AS f
+    SET objects = f.objects + deleted_objects, listings = f.listings + deleted_listings, runs = f.runs + changed_runs
+    WHERE f.forgetting_id = id;
+END
+$$;
+
+CREATE FUNCTION nightlabel.forgettable_chunks(wanted_bucket text, wanted_prefix text) RETURNS TABLE(run_id uuid, plan_number integer, shard_number integer, chunk_number integer, refs bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    SELECT c.run_id, c.plan_number, c.shard_number, c.chunk_number, named.refs
+    FROM nightlabel.manifest_chunk AS c
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS refs
+        FROM unnest(c.object_key, c.etag) AS ref (object_key, etag)
+        WHERE ref.object_key ^@ wanted_prefix AND ref.etag <> '(forgotten)'
+    ) AS named
+    WHERE c.bucket = wanted_bucket AND named.refs > 0
+$$;
+
+CREATE FUNCTION nightlabel.forgettable_images(wanted_bucket text, wanted_prefix text) RETURNS SETOF uuid
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    SELECT image_id FROM nightlabel.image WHERE bucket = wanted_bucket AND object_key ^@ wanted_prefix
+$$;
+
+CREATE FUNCTION nightlabel.forgotten(id uuid, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint) RETURNS record
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    SELECT f.images, f.objects, f.outcomes, f.manifest_refs, f.listings, f.runs
+    FROM nightlabel.forgetting AS f WHERE f.forgetting_id = id
+$$;
+
+CREATE FUNCTION nightlabel.runs_at_work(wanted_bucket text, wanted_prefix text) RETURNS SETOF uuid
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    SELECT DISTINCT r.run_id
+    FROM nightlabel.run AS r
+    JOIN nightlabel.shard AS s ON s.run_id = r.run_id AND s.plan_number = r.plan_number
+    JOIN nightlabel.manifest_chunk AS c
+        ON c.run_id = s.run_id AND c.plan_number = s.plan_number AND c.shard_number = s.shard_number
+    WHERE r.bucket = wanted_bucket AND r.state IN ('planned', 'running')
+        AND s.state = 'running' AND s.heartbeat_at > now() - interval '15 minutes'
+        AND EXISTS (SELECT FROM unnest(c.object_key) AS ref (object_key) WHERE ref.object_key ^@ wanted_prefix)
 $$;
 
 CREATE TABLE nightlabel.alembic_version (
@@ -236,44 +645,30 @@ COMMENT ON COLUMN nightlabel.production_line.model_id IS 'The model version.';
 COMMENT ON COLUMN nightlabel.production_line.rank IS '1 for the model that is production now; then by when each last was, newest first.';
 
 CREATE VIEW nightlabel.dead_letter_open AS
- SELECT i.bucket,
-    i.object_key,
+ SELECT o.bucket,
+    o.object_key,
     i.etag,
-    best.stage,
-    best.error_code,
-    best.message,
-    best.attempts,
-    (best.retry_after IS NULL) AS permanent,
-    best.retry_after,
+    d.stage,
+    d.error_code,
+    d.message,
+    d.attempts,
+    (d.retry_after IS NULL) AS permanent,
+    d.retry_after,
     m.name AS model_name,
     m.version AS model_version,
-    best.run_id,
-    best.recorded_at AS failed_at
-   FROM (((nightlabel.object o
-     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
-     CROSS JOIN LATERAL ( SELECT c.image_id,
-            c.model_id,
-            c.label,
-            c.label_id,
-            c.score,
-            c.top_labels,
-            c.top_scores,
-            c.stage,
-            c.error_code,
-            c.message,
-            c.attempts,
-            c.retry_after,
-            c.engine,
-            c.run_id,
-            c.recorded_at,
-            c.decoder,
-            c.is_copied
-           FROM (nightlabel.production_line p
-             JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
-          ORDER BY (c.label IS NOT NULL) DESC, p.rank
-         LIMIT 1) best)
-     JOIN nightlabel.model m ON ((m.model_id = best.model_id)))
-  WHERE ((o.gone_at IS NULL) AND (best.error_code IS NOT NULL));
+    d.run_id,
+    d.recorded_at AS failed_at
+   FROM ((((nightlabel.outcome d
+     JOIN nightlabel.production_line p ON ((p.model_id = d.model_id)))
+     JOIN nightlabel.object o ON ((o.image_id = d.image_id)))
+     JOIN nightlabel.image i ON ((i.image_id = d.image_id)))
+     JOIN nightlabel.model m ON ((m.model_id = d.model_id)))
+  WHERE ((d.error_code IS NOT NULL) AND (o.gone_at IS NULL) AND (NOT (EXISTS ( SELECT
+           FROM (nightlabel.production_line b
+             CROSS JOIN LATERAL ( SELECT
+                   FROM nightlabel.outcome better
+                  WHERE ((better.image_id = d.image_id) AND (better.model_id = b.model_id) AND ((better.label IS NOT NULL) OR (b.rank < p.rank)))
+                 OFFSET 0) closing)))));
 
 COMMENT ON VIEW nightlabel.dead_letter_open IS 'One row per existing object whose current version could not be labelled, with stage, code and reason.';
 
@@ -379,6 +774,60 @@ COMMENT ON COLUMN nightlabel.duplicate_content.object_keys IS 'Keys of the first
 
 COMMENT ON COLUMN nightlabel.duplicate_content.labels IS 'Their different labels, in order; empty while none has one.';
 
+CREATE TABLE nightlabel.forgetting (
+    forgetting_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    bucket text NOT NULL COLLATE pg_catalog."C",
+    prefix_sha256 bytea NOT NULL,
+    is_whole_bucket boolean NOT NULL,
+    reason text NOT NULL,
+    requested_by text DEFAULT SESSION_USER NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    images bigint DEFAULT 0 NOT NULL,
+    objects bigint DEFAULT 0 NOT NULL,
+    outcomes bigint DEFAULT 0 NOT NULL,
+    manifest_refs bigint DEFAULT 0 NOT NULL,
+    listings bigint DEFAULT 0 NOT NULL,
+    runs bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT forgetting_images_check CHECK ((images >= 0)),
+    CONSTRAINT forgetting_listings_check CHECK ((listings >= 0)),
+    CONSTRAINT forgetting_manifest_refs_check CHECK ((manifest_refs >= 0)),
+    CONSTRAINT forgetting_objects_check CHECK ((objects >= 0)),
+    CONSTRAINT forgetting_outcomes_check CHECK ((outcomes >= 0)),
+    CONSTRAINT forgetting_prefix_sha256_check CHECK ((length(prefix_sha256) = 32)),
+    CONSTRAINT forgetting_runs_check CHECK ((runs >= 0))
+);
+
+COMMENT ON TABLE nightlabel.forgetting IS 'Every erasure: who asked for it, when and why, and how many rows it took; nothing of what was erased.';
+
+COMMENT ON COLUMN nightlabel.forgetting.forgetting_id IS 'Its own id.';
+
+COMMENT ON COLUMN nightlabel.forgetting.bucket IS 'Name of the bucket.';
+
+COMMENT ON COLUMN nightlabel.forgetting.prefix_sha256 IS 'SHA-256 of the prefix in UTF-8: a prefix may itself say who somebody is, so only who knows it can find its row.';
+
+COMMENT ON COLUMN nightlabel.forgetting.is_whole_bucket IS 'Whether every object of the bucket was meant: its prefix was empty.';
+
+COMMENT ON COLUMN nightlabel.forgetting.reason IS 'Why, in the words of who asked; empty if they gave none.';
+
+COMMENT ON COLUMN nightlabel.forgetting.requested_by IS 'The login that asked for it.';
+
+COMMENT ON COLUMN nightlabel.forgetting.started_at IS 'When it was asked for.';
+
+COMMENT ON COLUMN nightlabel.forgetting.finished_at IS 'When nothing was left; null while it is under way, or after it was cut short.';
+
+COMMENT ON COLUMN nightlabel.forgetting.images IS 'Image versions that were deleted.';
+
+COMMENT ON COLUMN nightlabel.forgetting.objects IS 'Keys that were deleted.';
+
+COMMENT ON COLUMN nightlabel.forgetting.outcomes IS 'Labels and dead letters that were deleted, by every model.';
+
+COMMENT ON COLUMN nightlabel.forgetting.manifest_refs IS 'Refs of manifests that were replaced by one of an object that is not there.';
+
+COMMENT ON COLUMN nightlabel.forgetting.listings IS 'Listings of prefixes within this one that were deleted.';
+
+COMMENT ON COLUMN nightlabel.forgetting.runs IS 'Runs whose prefix, or address of a manifest, was taken out.';
+
 CREATE VIEW nightlabel.label_by_prefix AS
  SELECT ((o.recorded_at AT TIME ZONE 'UTC'::text))::date AS day,
     i.bucket,
@@ -470,17 +919,77 @@ COMMENT ON COLUMN nightlabel.label_change.to_score IS 'Probability of that label
 
 COMMENT ON COLUMN nightlabel.label_change.to_predicted_at IS 'When that label was recorded.';
 
+CREATE TABLE nightlabel.label_count (
+    day date NOT NULL,
+    model_id integer NOT NULL,
+    label text NOT NULL,
+    images bigint NOT NULL,
+    score_sum double precision NOT NULL
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE nightlabel.label_count IS 'Labels recorded, by UTC day and model, but for what label_count_delta holds; label_daily adds both.';
+
+COMMENT ON COLUMN nightlabel.label_count.day IS 'UTC day on which the labels were recorded.';
+
+COMMENT ON COLUMN nightlabel.label_count.model_id IS 'The model version that gave them.';
+
+COMMENT ON COLUMN nightlabel.label_count.label IS 'The label; two classes of one name are counted together.';
+
+COMMENT ON COLUMN nightlabel.label_count.images IS 'Image versions that got the label.';
+
+COMMENT ON COLUMN nightlabel.label_count.score_sum IS 'In double precision, in which a sum of some million scores of single precision loses nothing.';
+
+CREATE TABLE nightlabel.label_count_delta (
+    day date NOT NULL,
+    model_id integer NOT NULL,
+    labels text[] NOT NULL,
+    images bigint[] NOT NULL,
+    score_sums double precision[] NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000');
+
+COMMENT ON TABLE nightlabel.label_count_delta IS 'What was recorded and is not folded into label_count yet: one row a statement, day and model.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.day IS 'UTC day on which the labels were recorded.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.model_id IS 'The model version that gave them.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.labels IS 'The labels, each once; the other arrays are beside it.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.images IS 'Beside labels; negative for what was deleted or changed.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.score_sums IS 'Sums of the scores, beside labels.';
+
 CREATE VIEW nightlabel.label_daily AS
- SELECT ((o.recorded_at AT TIME ZONE 'UTC'::text))::date AS day,
+ SELECT counted.day,
     m.name AS model_name,
     m.version AS model_version,
-    o.label,
-    count(*) AS images,
-    (avg(o.score))::real AS mean_score
-   FROM (nightlabel.outcome o
-     JOIN nightlabel.model m ON ((m.model_id = o.model_id)))
-  WHERE (o.label IS NOT NULL)
-  GROUP BY (((o.recorded_at AT TIME ZONE 'UTC'::text))::date), m.name, m.version, o.label;
+    counted.label,
+    counted.images,
+    counted.mean_score
+   FROM (( SELECT parts.day,
+            parts.model_id,
+            parts.label,
+            (sum(parts.images))::bigint AS images,
+            ((sum(parts.score_sum) / (NULLIF(sum(parts.images), (0)::numeric))::double precision))::real AS mean_score
+           FROM ( SELECT label_count.day,
+                    label_count.model_id,
+                    label_count.label,
+                    label_count.images,
+                    label_count.score_sum
+                   FROM nightlabel.label_count
+                UNION ALL
+                 SELECT d.day,
+                    d.model_id,
+                    u.label,
+                    u.images,
+                    u.score_sum
+                   FROM (nightlabel.label_count_delta d
+                     CROSS JOIN LATERAL UNNEST(d.labels, d.images, d.score_sums) u(label, images, score_sum))) parts
+          GROUP BY parts.day, parts.model_id, parts.label
+         HAVING (sum(parts.images) > (0)::numeric)) counted
+     JOIN nightlabel.model m ON ((m.model_id = counted.model_id)));
 
 COMMENT ON VIEW nightlabel.label_daily IS 'Images and mean score by UTC day, model version and label; each outcome counted once.';
 
@@ -497,47 +1006,30 @@ COMMENT ON COLUMN nightlabel.label_daily.images IS 'Image versions that got the 
 COMMENT ON COLUMN nightlabel.label_daily.mean_score IS 'Mean probability of the label, 0 to 1; weigh it by images when adding rows up.';
 
 CREATE VIEW nightlabel.latest_prediction AS
- SELECT i.bucket,
-    i.object_key,
+ SELECT o.bucket,
+    o.object_key,
     i.etag,
     i.size_bytes,
     o.last_modified,
-    best.label,
-    best.label_id,
-    best.score,
-    best.top_labels,
-    best.top_scores,
+    c.label,
+    c.label_id,
+    c.score,
+    c.top_labels,
+    c.top_scores,
     m.name AS model_name,
     m.version AS model_version,
-    best.engine,
-    best.run_id,
-    best.recorded_at AS predicted_at
-   FROM (((nightlabel.object o
-     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
-     CROSS JOIN LATERAL ( SELECT c.image_id,
-            c.model_id,
-            c.label,
-            c.label_id,
-            c.score,
-            c.top_labels,
-            c.top_scores,
-            c.stage,
-            c.error_code,
-            c.message,
-            c.attempts,
-            c.retry_after,
-            c.engine,
-            c.run_id,
-            c.recorded_at,
-            c.decoder,
-            c.is_copied
-           FROM (nightlabel.production_line p
-             JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
-          WHERE (c.label IS NOT NULL)
-          ORDER BY p.rank
-         LIMIT 1) best)
-     JOIN nightlabel.model m ON ((m.model_id = best.model_id)))
-  WHERE (o.gone_at IS NULL);
+    c.engine,
+    c.run_id,
+    c.recorded_at AS predicted_at
+   FROM ((((nightlabel.outcome c
+     JOIN nightlabel.production_line p ON ((p.model_id = c.model_id)))
+     JOIN nightlabel.object o ON ((o.image_id = c.image_id)))
+     JOIN nightlabel.image i ON ((i.image_id = c.image_id)))
+     JOIN nightlabel.model m ON ((m.model_id = c.model_id)))
+  WHERE ((c.label IS NOT NULL) AND (o.gone_at IS NULL) AND (NOT (EXISTS ( SELECT
+           FROM (nightlabel.outcome better
+             JOIN nightlabel.production_line b ON ((b.model_id = better.model_id)))
+          WHERE ((better.image_id = c.image_id) AND (better.label IS NOT NULL) AND (b.rank < p.rank))))));
 
 COMMENT ON VIEW nightlabel.latest_prediction IS 'One row per existing object: the label of its current version by the production model, else by the newest former one.';
 
@@ -584,6 +1076,21 @@ COMMENT ON COLUMN nightlabel.listing.bucket IS 'Bucket that was listed.';
 COMMENT ON COLUMN nightlabel.listing.prefix IS 'Prefix that was listed; empty for the whole bucket.';
 
 COMMENT ON COLUMN nightlabel.listing.listed_at IS 'When it began.';
+
+CREATE TABLE nightlabel.maintenance_position (
+    step text NOT NULL,
+    block bigint NOT NULL,
+    stopped_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT maintenance_position_block_check CHECK ((block >= 0))
+);
+
+COMMENT ON TABLE nightlabel.maintenance_position IS 'Where a step of maintenance was when its time was up; the next one begins there. No row: at the beginning.';
+
+COMMENT ON COLUMN nightlabel.maintenance_position.step IS 'The step of maintenance.';
+
+COMMENT ON COLUMN nightlabel.maintenance_position.block IS 'Block of the table that the step reads.';
+
+COMMENT ON COLUMN nightlabel.maintenance_position.stopped_at IS 'When its time was up.';
 
 CREATE TABLE nightlabel.manifest_chunk (
     run_id uuid NOT NULL,
@@ -997,10 +1504,10 @@ CREATE VIEW nightlabel.run_summary AS
             (COALESCE(sum(shard.dead), (0)::numeric))::bigint AS dead,
             (COALESCE(sum(shard.gone), (0)::numeric))::bigint AS gone,
             (COALESCE(sum(shard.done_elsewhere), (0)::numeric))::bigint AS done_elsewhere,
-            COALESCE(sum(shard.fetch_s), (0)::real) AS fetch_s,
-            COALESCE(sum(shard.decode_s), (0)::real) AS decode_s,
-            COALESCE(sum(shard.predict_s), (0)::real) AS predict_s,
-            COALESCE(sum(shard.write_s), (0)::real) AS write_s
+            COALESCE(sum(shard.fetch_s ORDER BY shard.shard_number), (0)::real) AS fetch_s,
+            COALESCE(sum(shard.decode_s ORDER BY shard.shard_number), (0)::real) AS decode_s,
+            COALESCE(sum(shard.predict_s ORDER BY shard.shard_number), (0)::real) AS predict_s,
+            COALESCE(sum(shard.write_s ORDER BY shard.shard_number), (0)::real) AS write_s
            FROM nightlabel.shard
           WHERE ((shard.run_id = r.run_id) AND (shard.plan_number = r.plan_number))) s);
 
@@ -1052,14 +1559,35 @@ COMMENT ON COLUMN nightlabel.run_summary.predict_s IS 'Seconds of the model, lik
 
 COMMENT ON COLUMN nightlabel.run_summary.write_s IS 'Seconds of writing outcomes, likewise.';
 
+CREATE TABLE nightlabel.schema_compatibility (
+    revision text NOT NULL,
+    oldest_code text NOT NULL,
+    CONSTRAINT schema_compatibility_check CHECK ((oldest_code <= revision))
+);
+
+COMMENT ON TABLE nightlabel.schema_compatibility IS 'Which code may work on each revision of the schema, as its migration says; code of a newer revision migrates first.';
+
+COMMENT ON COLUMN nightlabel.schema_compatibility.revision IS 'Number of a migration.';
+
+COMMENT ON COLUMN nightlabel.schema_compatibility.oldest_code IS 'The oldest revision whose code reads and writes this one correctly.';
+
 ALTER TABLE ONLY nightlabel.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+
+ALTER TABLE ONLY nightlabel.forgetting
+    ADD CONSTRAINT forgetting_pkey PRIMARY KEY (forgetting_id);
 
 ALTER TABLE ONLY nightlabel.image
     ADD CONSTRAINT image_pkey PRIMARY KEY (image_id);
 
+ALTER TABLE ONLY nightlabel.label_count
+    ADD CONSTRAINT label_count_pkey PRIMARY KEY (day, model_id, label);
+
 ALTER TABLE ONLY nightlabel.listing
     ADD CONSTRAINT listing_pkey PRIMARY KEY (bucket, prefix);
+
+ALTER TABLE ONLY nightlabel.maintenance_position
+    ADD CONSTRAINT maintenance_position_pkey PRIMARY KEY (step);
 
 ALTER TABLE ONLY nightlabel.manifest_chunk
     ADD CONSTRAINT manifest_chunk_pkey PRIMARY KEY (run_id, plan_number, shard_number, chunk_number);
@@ -1085,8 +1613,13 @@ ALTER TABLE ONLY nightlabel.run
 ALTER TABLE ONLY nightlabel.run
     ADD CONSTRAINT run_pkey PRIMARY KEY (run_id);
 
+ALTER TABLE ONLY nightlabel.schema_compatibility
+    ADD CONSTRAINT schema_compatibility_pkey PRIMARY KEY (revision);
+
 ALTER TABLE ONLY nightlabel.shard
     ADD CONSTRAINT shard_pkey PRIMARY KEY (run_id, plan_number, shard_number);
+
+CREATE UNIQUE INDEX forgetting_unfinished ON nightlabel.forgetting USING btree (bucket, prefix_sha256) WHERE (finished_at IS NULL);
 
 CREATE INDEX image_etag_md5 ON nightlabel.image USING hash (etag) WHERE is_etag_md5;
 
@@ -1096,7 +1629,17 @@ CREATE INDEX object_image_id ON nightlabel.object USING btree (image_id);
 
 CREATE INDEX outcome_day ON ONLY nightlabel.outcome USING brin ((((recorded_at AT TIME ZONE 'UTC'::text))::date) date_minmax_multi_ops) WITH (autosummarize='on');
 
+CREATE INDEX outcome_dead_letter ON ONLY nightlabel.outcome USING btree (recorded_at DESC) WHERE (error_code IS NOT NULL);
+
+CREATE INDEX outcome_label ON ONLY nightlabel.outcome USING btree (label, recorded_at DESC) WHERE (label IS NOT NULL);
+
 CREATE INDEX run_started_at ON nightlabel.run USING btree (started_at);
+
+CREATE TRIGGER count_deleted_labels AFTER DELETE ON nightlabel.outcome REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_deleted_labels();
+
+CREATE TRIGGER count_inserted_labels AFTER INSERT ON nightlabel.outcome REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_inserted_labels();
+
+CREATE TRIGGER count_updated_labels AFTER UPDATE ON nightlabel.outcome REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_updated_labels();
 
 ALTER TABLE ONLY nightlabel.model_alias
     ADD CONSTRAINT model_alias_model_id_fkey FOREIGN KEY (model_id) REFERENCES nightlabel.model(model_id);
@@ -1113,8 +1656,42 @@ GRANT USAGE ON SCHEMA nightlabel TO nightlabel_reader;
 REVOKE ALL ON FUNCTION nightlabel.add_outcome_partition(new_model_id integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION nightlabel.add_outcome_partition(new_model_id integer) TO nightlabel_writer;
 
+REVOKE ALL ON FUNCTION nightlabel.analyze_ledger() FROM PUBLIC;
+GRANT ALL ON FUNCTION nightlabel.analyze_ledger() TO nightlabel_writer;
+
+REVOKE ALL ON FUNCTION nightlabel.begin_forgetting(wanted_bucket text, wanted_prefix text, why text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_deleted_labels() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_forgettable(wanted_bucket text, wanted_prefix text, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint, OUT examples text[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_inserted_labels() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_labels_of(ledger regclass) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_updated_labels() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION nightlabel.drop_old_manifests(older_than interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION nightlabel.drop_old_manifests(older_than interval) TO nightlabel_writer;
+
+REVOKE ALL ON FUNCTION nightlabel.finish_forgetting(id uuid, wanted_bucket text, wanted_prefix text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.fold_label_counts() FROM PUBLIC;
+GRANT ALL ON FUNCTION nightlabel.fold_label_counts() TO nightlabel_writer;
+
+REVOKE ALL ON FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.forget_in_chunk(id uuid, wanted_bucket text, wanted_prefix text, in_run uuid, in_plan integer, in_shard integer, in_chunk integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.forget_names(id uuid, wanted_bucket text, wanted_prefix text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.forgettable_chunks(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.forgettable_images(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.forgotten(id uuid, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.runs_at_work(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
 
 GRANT SELECT ON TABLE nightlabel.alembic_version TO nightlabel_writer;
 
@@ -1145,6 +1722,10 @@ GRANT SELECT ON TABLE nightlabel.label_by_prefix TO nightlabel_writer;
 GRANT SELECT ON TABLE nightlabel.label_change TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.label_change TO nightlabel_writer;
 
+GRANT SELECT ON TABLE nightlabel.label_count TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.label_count_delta TO nightlabel_writer;
+
 GRANT SELECT ON TABLE nightlabel.label_daily TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.label_daily TO nightlabel_writer;
 
@@ -1152,6 +1733,8 @@ GRANT SELECT ON TABLE nightlabel.latest_prediction TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.latest_prediction TO nightlabel_writer;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.listing TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.maintenance_position TO nightlabel_writer;
 
 GRANT SELECT,INSERT ON TABLE nightlabel.manifest_chunk TO nightlabel_writer;
 
@@ -1170,3 +1753,5 @@ GRANT SELECT ON TABLE nightlabel.run_cost TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.schema_compatibility TO nightlabel_writer;

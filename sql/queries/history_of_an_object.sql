@@ -1,4 +1,4 @@
--- What has every model said of one object, and when?
+-- What has every model said of what an object holds now, and when?
 -- For: data engineers, analysts
 -- Reads: a few lookups
 -- Parameters:

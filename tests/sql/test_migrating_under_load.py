@@ -88,12 +88,13 @@ def rows(ledger: Ledger, columns: dict[str, list[str]]) -> dict[str, list[Any]]:
 
 
 def columns_of(ledger: Ledger) -> dict[str, list[str]]:
-    """The tables of the schema with their columns, but for what Alembic keeps."""
+    """The tables of the schema with their columns, but for what migrations say of themselves."""
     found: dict[str, list[str]] = {}
     for row in ledger.rows(
         "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 "
         "AND NOT a.attisdropped WHERE c.relnamespace = 'nightlabel'::regnamespace AND c.relkind IN ('r', 'p') "
-        "AND NOT c.relispartition AND c.relname <> 'alembic_version' ORDER BY c.relname, a.attnum"
+        "AND NOT c.relispartition AND c.relname NOT IN ('alembic_version', 'schema_compatibility') "
+        "ORDER BY c.relname, a.attnum"
     ):
         found.setdefault(row["relname"], []).append(f'"{row["attname"]}"')
     return found
