@@ -444,7 +444,8 @@ def _export(options: argparse.Namespace, settings: Settings) -> int:
     )
     if options.json and request.output == STANDARD_OUTPUT:
         raise SettingsError("--json says what was written, and the standard output is taken; name a file with --output")
-    with _progress_bar("rows") as bar:
+    is_shown = request.output == STANDARD_OUTPUT and sys.stdout is not None and sys.stdout.isatty()
+    with nullcontext() if is_shown else _progress_bar("rows") as bar:
 
         def advance(rows: int) -> None:
             if bar is not None:
@@ -468,7 +469,7 @@ def _forget(options: argparse.Namespace, settings: Settings) -> int:
     if options.prefix == "":
         raise SettingsError("--prefix is empty, and every key begins with that; give --whole-bucket if that is meant")
     request = ForgetRequest(options.bucket, options.prefix or "", options.reason)
-    if not (options.yes or options.dry_run or sys.stdin.isatty()):
+    if not (options.yes or options.dry_run or (sys.stdin is not None and sys.stdin.isatty())):
         raise SettingsError("nothing was forgotten, since nobody can be asked here; look at --dry-run, then give --yes")
     if options.dry_run or not options.yes:
         found = wiring.count_forgettable(request, settings=settings)
@@ -485,7 +486,11 @@ def _forget(options: argparse.Namespace, settings: Settings) -> int:
             if bar is not None:
                 bar.update(images)
 
-        forgotten = wiring.forget(request, settings=settings, progress=advance)
+        try:
+            forgotten = wiring.forget(request, settings=settings, progress=advance)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted; what was forgotten stays so, and the same command goes on with the rest\n")
+            return EXIT_INTERRUPTED
     if options.json:
         _say(_counts_json(forgotten, dry_run=False))
     else:

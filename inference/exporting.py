@@ -28,7 +28,7 @@ _ENDINGS: Final[dict[str, ExportFormat]] = {
 }
 
 _GROUP_ROWS: Final = 65_536
-_GROUP_BYTES: Final = 32 * 1024 * 1024
+_GROUP_BYTES: Final = 16 * 1024 * 1024
 """A row group ends at whichever comes first, so that long keys do not make it large."""
 
 _BUFFER_BYTES: Final = 1024 * 1024

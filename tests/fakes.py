@@ -63,7 +63,7 @@ class FakeStore:
         self._check(bucket)
         listed = [
             ListedObject(bucket, key, etag_of(body), len(body), FAKE_TIME)
-            for key, body in sorted(self.objects.items(), key=lambda entry: entry[0].encode())
+            for key, body in sorted(self.objects.items(), key=lambda entry: entry[0].encode("utf-8", "surrogateescape"))
             if key.startswith(prefix)
         ]
         for start in range(0, len(listed), self.page_size):

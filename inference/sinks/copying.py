@@ -26,6 +26,7 @@ _TAIL: Final = struct.Struct(">iqiq").pack
 _TIME: Final = struct.Struct(">iq").pack
 _NULL: Final = struct.pack(">i", -1)
 _COLUMNS: Final = 6
+_ODD: Final = b"\0"
 
 
 def binary_rows(page: Sequence[ListedObject], *, encoding: str = "utf-8") -> bytes:
@@ -44,19 +45,22 @@ def binary_rows(page: Sequence[ListedObject], *, encoding: str = "utf-8") -> byt
 def _rows(page: Sequence[ListedObject], encoding: str) -> Iterator[bytes]:
     sha256, is_utf8 = hashlib.sha256, encoding in {"utf-8", "utf8"}
     for found in page:
+        stored = found.key
         try:
-            stored = found.key
-            key = found.key.encode("utf-8", "surrogateescape")
-            # An odd byte, or what may be a character that stands for one; `isascii` spares most keys the search.
-            if b"\0" in key or not stored.isascii():
-                stored = stored_key(stored)
+            key = stored.encode()
         except UnicodeEncodeError:
-            logger.warning("Left out the key %r: no store can hold it", found.key)
-            continue
+            key = _ODD
+        is_odd = b"\0" in key or b"\xf4\x8f" in key  # how the characters begin that stand for bytes
+        if is_odd:
+            try:
+                stored, key = stored_key(stored), stored.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                logger.warning("Left out the key %r: no store can hold it", found.key)
+                continue
         etag = clean_etag(found.etag).encode("utf-8", "surrogateescape")
         identity = sha256(b"%b\0%b\0%b" % (found.bucket.encode("utf-8", "surrogateescape"), key, etag)).digest()
         text = found.etag.encode(encoding)
-        if stored is not found.key or not is_utf8:
+        if is_odd or not is_utf8:
             key = stored.encode(encoding)
         yield _HEAD(_COLUMNS, 16, identity[:16], len(key))
         yield key

@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -427,12 +429,55 @@ def test_a_run_that_was_forgotten_can_still_be_named(planted: Ledger):
 # As a command
 
 
-def command(settings: Settings, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+def environment(settings: Settings) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTLABEL_")}
-    environment = {**kept, "NIGHTLABEL_DATABASE_URL": settings.required_database_url()}
+    return {**kept, "NIGHTLABEL_DATABASE_URL": settings.required_database_url()}
+
+
+def command(settings: Settings, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "inference", "forget", *arguments]
     given = {"stdin": subprocess.DEVNULL, **more}
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, **given)
+    return subprocess.run(words, env=environment(settings), capture_output=True, text=True, check=False, **given)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_is_ended_in_the_middle_is_gone_on_with(planted: Ledger, end: signal.Signals):
+    arguments = ("--bucket", BUCKET, "--prefix", PREFIX, "--yes")
+    expected = dataclasses.replace(wiring.count_forgettable(REQUEST, settings=planted.settings), examples=())
+    with psycopg.connect(planted.url) as discovery:
+        discovery.execute("SELECT pg_advisory_lock(hashtextextended('nightlabel.bucket ' || %s, 0))", [BUCKET])
+        words = [sys.executable, "-m", "inference", "forget", *arguments]
+        with subprocess.Popen(
+            words,
+            env=environment(planted.settings),
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell that runs the tests in the background has its children ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as process:
+            waiting = (
+                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory' "
+                "AND application_name = 'nightlabel forget'"
+            )
+            deadline = time.monotonic() + 60
+            while not planted.rows(waiting):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(end)
+            _, said = process.communicate(timeout=30)
+    if end is not signal.SIGKILL:
+        assert (process.returncode, said.partition(";")[0]) == (130, "interrupted")
+        assert "the same command goes on with the rest" in said
+    # Of a process that was killed the server may still do the one transaction that it had been given.
+    assert record(planted)["finished_at"] is None
+    assert record(planted)["manifest_refs"] == expected.manifest_refs > 0
+
+    done = command(planted.settings, *arguments, "--json")
+    counts = dataclasses.asdict(expected)
+    del counts["examples"]
+    assert json.loads(done.stdout) == counts
+    assert record(planted)["finished_at"]
+    assert traces(planted) == set()
 
 
 def test_the_command_asks_or_is_told_yes(planted: Ledger):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inference import wiring
 from inference.decoding import decode_image
 from inference.errors import (
     DecoderCrashedError,
@@ -30,6 +31,7 @@ from inference.errors import (
 from inference.memory import Budget, Memory
 from inference.runner import ShardRunner
 from inference.types import (
+    ForgetRequest,
     ImageRef,
     ObjectContent,
     Outcome,
@@ -40,6 +42,7 @@ from inference.types import (
     Scores,
     Shard,
     ShardStats,
+    key_of,
 )
 from inference.wiring import SystemClock
 from local_stack.processes import wait_until
@@ -112,6 +115,36 @@ def test_every_image_gets_exactly_one_outcome_and_its_own(ledger: Ledger):
     }
     ledger.sink.finish_run(planned.run_id)
     assert ledger.summary(planned.run_id)["state"] == "succeeded"
+
+
+def test_keys_that_are_no_text_are_read_labelled_and_condemned_like_others(ledger: Ledger):
+    store = FakeStore(
+        {"nul\x00": png(RED), "caf\udce9": png(BLACK), "\udcff\x00": b"not an image", "\U0010f700": png(RED)}
+    )
+    planned = plan(ledger, store)
+    run(ledger, planned, store)
+
+    assert {key_of(key): label for key, label in ledger.latest().items()} == {
+        "nul\x00": "cat",
+        "caf\udce9": "dog",
+        "\U0010f700": "cat",
+    }
+    assert {key_of(key): code for key, code in ledger.open_dead_letters().items()} == {"\udcff\x00": "not_an_image"}
+    assert ledger.sink.finish_run(planned.run_id).state == "succeeded"
+    assert plan(ledger, store).already_done == 4
+
+
+def test_what_was_forgotten_before_a_shard_begins_is_gone(ledger: Ledger):
+    store = FakeStore({"a": png(RED), "b/1": png(RED), "b/2": png(BLACK)})
+    planned = plan(ledger, store)
+    wiring.forget(ForgetRequest(store.bucket, "b/"), settings=ledger.settings)
+    stats = run(ledger, planned, store)
+
+    assert (stats.labelled, stats.gone, stats.unfinished) == (1, 2, 0)
+    assert ledger.sink.finish_run(planned.run_id).state == "succeeded"
+    assert ledger.summary(planned.run_id)["gone"] == 2
+    assert ledger.latest() == {"a": "cat"}
+    assert not {"b/1", "b/2"} & set(store.fetched)
 
 
 def test_what_was_deleted_or_overwritten_since_the_listing_is_gone_and_found_by_the_next_run(ledger: Ledger):
