@@ -134,7 +134,7 @@ def translated(error: psycopg.Error, where: str) -> InferenceError:
     if state == "42501" or "permission denied" in reason:
         return SinkCredentialsError(
             f"the user of the results database at {where} lacks a right ({reason}); make it a member of "
-            "nightlabel_writer, of nightlabel_owner to migrate or to forget, or of nightlabel_reader to export"
+            "nightlabel_writer, of nightlabel_owner to migrate, maintain or forget, or of nightlabel_reader to export"
         )
     if state == "3D000" or re.search(r'database ".*" does not exist', reason):
         return SchemaMissingError(
@@ -210,3 +210,14 @@ def describe(connection: Connection) -> str:
     """Name host, port and database of a connection."""
     info = connection.info
     return f"{info.host}:{info.port}/{info.dbname}"
+
+
+def act_as_owner(connection: Connection) -> None:
+    """Act as ``nightlabel_owner`` where that role owns the schema, or is to own one that is made, and the user may."""
+    row = connection.execute(
+        "SELECT pg_has_role(r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 "
+        "THEN 'SET' ELSE 'MEMBER' END) AND coalesce(n.nspowner = r.oid, true) "  # a member may not always act as it
+        "FROM pg_roles r LEFT JOIN pg_namespace n ON n.nspname = 'nightlabel' WHERE r.rolname = 'nightlabel_owner'"
+    ).fetchone()
+    if row == (True,):
+        connection.execute("SET ROLE nightlabel_owner")

@@ -29,7 +29,7 @@ from inference.errors import (
 )
 from inference.planning import parse_model
 from inference.settings import Settings
-from inference.sinks.connecting import Connection, connect, describe, our_errors
+from inference.sinks.connecting import Connection, act_as_owner, connect, describe, our_errors
 from inference.sinks.postgres import check_revision
 from inference.sinks.statements import migrations, revision_of, statement
 from inference.types import MaintenanceReport, MaintenanceRequest, MaintenanceStep, ModelId
@@ -110,7 +110,7 @@ def maintain(
         where = describe(connection)
         with our_errors(where):
             _check_schema(connection, where)
-            _act_as_owner(connection)
+            act_as_owner(connection)
             connection.execute("SELECT set_config('lock_timeout', %s, false)", [str(round(LOCK_TIMEOUT_S * 1000))])
             if not request.dry_run and not _one(connection, "SELECT pg_try_advisory_lock(%s)", [LOCK_KEY]):
                 raise SinkUnavailableError(
@@ -164,17 +164,6 @@ def _check_schema(connection: Connection, where: str) -> None:
     # A newer schema is refused even if it is made for this code: what may be removed from it is for newer code to say.
     found = _one(connection, "SELECT version_num FROM nightlabel.alembic_version")
     check_revision(str(found), [revision_of(path) for path in migrations()], where)
-
-
-def _act_as_owner(connection: Connection) -> None:
-    """Act as the role that owns the tables, where there is one and the user may."""
-    sql = (
-        "SELECT bool_or(rolname = 'nightlabel_owner' AND rolname <> current_user AND pg_has_role(rolname, 'MEMBER')) "
-        "AND bool_or(rolname = 'nightlabel_owner' AND oid = "
-        "(SELECT nspowner FROM pg_namespace WHERE nspname = 'nightlabel')) FROM pg_roles"
-    )
-    if _one(connection, sql):
-        connection.execute("SET ROLE nightlabel_owner")
 
 
 def _one(connection: Connection, sql: str, values: Values = None) -> object:
@@ -327,7 +316,8 @@ class _Maintenance:
         # What the steps before this one have not got to still counts; a dry run has done none of them.
         manifests = self._before(self._days.manifests) if self._dry_run else EVER
         self._connection.execute(statement("maintain_note_manifests"), {"dropped_before": manifests})
-        self._connection.execute("ANALYZE named_by_manifest")
+        self._connection.execute("CREATE INDEX ON pg_temp.named_by_manifest (image_id)")
+        self._connection.execute("ANALYZE pg_temp.named_by_manifest")
         values = {
             "dropped": dropped if self._dry_run else [],
             "objects_before": outcomes if self._dry_run else EVER,

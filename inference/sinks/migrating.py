@@ -7,6 +7,7 @@ lets go, and tries again; what takes long is run in pieces (``migration_files``)
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 import time
@@ -24,7 +25,7 @@ import sqlalchemy
 
 from inference.errors import SchemaOutdatedError, SinkUnavailableError
 from inference.settings import Settings
-from inference.sinks.connecting import Connection, connect, describe, our_errors
+from inference.sinks.connecting import Connection, act_as_owner, connect, describe, our_errors
 from inference.sinks.migration_files import Statement, is_in_one_transaction, statements_of
 from inference.sinks.postgres import check_revision
 from inference.sinks.statements import migrations, newest_revision, revision_of, sql_folder
@@ -151,9 +152,11 @@ def migrate(settings: Settings, *, lock_tries: int = LOCK_TRIES) -> tuple[str | 
             locks = _Locks(connection, lock_tries, where)
             locks.get("the tables", lambda: _run_alembic(connection))
             # One transaction each: whoever replaces a view keeps its readers out until the end of the transaction.
-            files = sorted((sql_folder() / "views").glob("*.sql"))
-            for path in [*files, *([sql_folder() / "grants.sql"] if has_roles else [])]:
-                locks.get(path.stem, partial(_in_transaction, connection, path.read_bytes()))
+            for path in sorted((sql_folder() / "views").glob("*.sql")):
+                if before != newest_revision() or not _is_in_place(connection, path):
+                    locks.get(path.stem, partial(_replace_view, connection, path))
+            if has_roles:
+                locks.get("rights", partial(_in_transaction, connection, (sql_folder() / "grants.sql").read_bytes()))
             _renew_comments(connection)
     return before, newest_revision()
 
@@ -225,6 +228,33 @@ class _Locks:
                 return
 
 
+def _is_in_place(connection: Connection, path: Path) -> bool:
+    """Return whether a view is the one of this file: then a long query of it keeps no later migration waiting."""
+    sql = (
+        "SELECT FROM nightlabel.view_file "
+        "WHERE name = %s AND sha256 = %s AND to_regclass('nightlabel.' || name) IS NOT NULL"
+    )
+    return connection.execute(sql, [_view_of(path), _digest(path)]).fetchone() is not None
+
+
+def _replace_view(connection: Connection, path: Path) -> None:
+    with connection.transaction():
+        connection.execute(path.read_bytes())
+        connection.execute(
+            "INSERT INTO nightlabel.view_file (name, sha256) VALUES (%s, %s) "
+            "ON CONFLICT (name) DO UPDATE SET sha256 = excluded.sha256",
+            [_view_of(path), _digest(path)],
+        )
+
+
+def _view_of(path: Path) -> str:
+    return path.stem.partition("_")[2]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _in_transaction(connection: Connection, sql: bytes) -> None:
     with connection.transaction():
         connection.execute(sql)
@@ -243,11 +273,11 @@ def _renew_comments(connection: Connection) -> None:
 
 def _prepare_roles(connection: Connection) -> bool:
     """Make the group roles if we may, and act as the owner if we may; returns whether the roles exist."""
-    may_create, existing, version = connection.execute(
-        "SELECT rolsuper OR rolcreaterole, (SELECT count(*) FROM pg_roles WHERE rolname = ANY(%s)), "
-        "current_setting('server_version_num')::integer FROM pg_roles WHERE rolname = current_user",
+    may_create, existing = connection.execute(
+        "SELECT rolsuper OR rolcreaterole, (SELECT count(*) FROM pg_roles WHERE rolname = ANY(%s)) "
+        "FROM pg_roles WHERE rolname = current_user",
         [list(ROLES)],
-    ).fetchone() or (False, 0, 0)
+    ).fetchone() or (False, 0)
     if existing != len(ROLES) and not may_create:
         logger.warning(
             "The roles %s are missing and this user may not create them: everything will belong to this user; "
@@ -256,13 +286,7 @@ def _prepare_roles(connection: Connection) -> bool:
         )
         return False
     connection.execute((sql_folder() / "roles.sql").read_bytes())
-    may_act, owner = connection.execute(
-        "SELECT pg_has_role(current_user, 'nightlabel_owner', %s), "
-        "(SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'nightlabel')",
-        ["SET" if version >= 160000 else "MEMBER"],  # being a member does not yet mean that one may act as it
-    ).fetchone() or (False, None)
-    if may_act and owner in {None, "nightlabel_owner"}:
-        connection.execute("SET ROLE nightlabel_owner")
+    act_as_owner(connection)
     return True
 
 

@@ -1,5 +1,5 @@
--- 0009: which code may work on a schema that is newer than it; where maintenance stopped; manifests are dropped a
--- bounded number at a time. New tables, and a function with the same name and meaning: code of 0005 runs on.
+-- 0009: which code may work on a schema that is newer than it; where maintenance stopped; which files the views are made
+-- of; manifests are dropped a bounded number at a time. New tables, and a function with the same name and meaning: code of 0005 runs on.
 
 CREATE TABLE nightlabel.schema_compatibility (
     revision     text  PRIMARY KEY,
@@ -16,6 +16,12 @@ CREATE TABLE nightlabel.maintenance_position (
 );
 COMMENT ON TABLE  nightlabel.maintenance_position IS 'Where a step of maintenance was when its time was up; the next one begins there. No row: at the beginning.';
 COMMENT ON COLUMN nightlabel.maintenance_position.block IS 'Block of the table that the step reads.';
+
+CREATE TABLE nightlabel.view_file (
+    name    text  PRIMARY KEY,
+    sha256  text  NOT NULL
+);
+COMMENT ON TABLE  nightlabel.view_file IS 'The file that each view was made of last, by its SHA-256: one that is the same is not made again, which would wait for its readers.';
 
 -- A call drops a thousand chunks at most, of finished runs or of such as nobody has closed; callers repeat it until it
 -- returns none. What another session has locked is left to it.

@@ -456,6 +456,21 @@ def test_a_lock_that_is_not_got_is_let_go_of_and_told_in_a_sentence(database: st
     check_views(ledger)
 
 
+def test_migrating_again_waits_for_nobody_who_reads_a_view_for_long(ledger: Ledger):
+    """As an export of everything does; a view that is not as it should be is made again all the same."""
+    with psycopg.connect(ledger.url) as export:
+        export.execute("SELECT FROM nightlabel.latest_prediction")
+        assert migrate(ledger.settings, lock_tries=1) == (newest_revision(), newest_revision())
+    ledger.execute("DROP VIEW nightlabel.label_daily")
+    ledger.execute("CREATE OR REPLACE VIEW nightlabel.production_line AS SELECT 1 AS model_id, 7::bigint AS rank")
+    ledger.execute("UPDATE nightlabel.view_file SET sha256 = 'another' WHERE name = 'production_line'")
+
+    migrate(ledger.settings, lock_tries=1)
+
+    assert ledger.rows("SELECT * FROM nightlabel.label_daily") == []
+    assert ledger.rows("SELECT rank FROM nightlabel.production_line") == [{"rank": 1}]
+
+
 def test_an_empty_database_has_its_schema_without_waiting_for_any_lock(database: str):
     assert any(not is_in_one_transaction(path.read_text(encoding="utf-8")) for path in migrations())
     assert migrate(read_settings(database_url=database), lock_tries=1) == (None, newest_revision())
