@@ -582,16 +582,12 @@ class PostgresSink:
 
     def _fold_label_counts(self) -> int:
         """Fold what batches counted for ``label_daily``; returns how many rows, 0 when another one is at it."""
-
-        def fold() -> int:
-            return cast("int", _one(self._connection.execute("SELECT nightlabel.fold_label_counts()"))[0])
-
-        return self._retried(fold)
+        return cast("int", _one(self._connection.execute("SELECT nightlabel.fold_label_counts()"))[0])
 
     def _tidy_up(self, work: Callable[[], object], what_stands: str) -> None:
         """Do what nothing depends on: it may run into its time-out, or lack a right, and be done another time."""
         try:
-            work()
+            self._retried(work)
         except (SinkUnavailableError, SinkCredentialsError, SchemaMissingError) as error:
             logger.warning("%s, but not everything could be tidied up (%s)", what_stands.capitalize(), error)
 
@@ -640,7 +636,7 @@ class PostgresSink:
             ended = self._connection.execute(statement("finish_run"), {"run_id": run_id}).fetchone()
             return bool(_found(ended, run_id)[-1])
 
-        def store_reasons() -> None:
+        def name_reasons() -> None:
             with self._connection.transaction():
                 self._connection.execute(
                     "UPDATE nightlabel.run SET message = message || %s "
@@ -648,15 +644,9 @@ class PostgresSink:
                     [reasons_text(self._top_reasons(run_id, None)), run_id],
                 )
 
-        def name_reasons() -> None:
-            self._retried(store_reasons)
-
-        def drop_some_manifests() -> int:
-            age = timedelta(days=self._settings.manifest_retention_days)
-            return int(_one(self._connection.execute("SELECT nightlabel.drop_old_manifests(%s)", [age]))[0])
-
         def drop_old_manifests() -> None:
-            while self._retried(drop_some_manifests):
+            age = timedelta(days=self._settings.manifest_retention_days)
+            while _one(self._connection.execute("SELECT nightlabel.drop_old_manifests(%s)", [age]))[0]:
                 pass
 
         def fold_label_counts() -> None:
@@ -664,7 +654,7 @@ class PostgresSink:
                 pass
 
         def analyze_ledger() -> None:
-            self._retried(lambda: self._connection.execute("SELECT nightlabel.analyze_ledger()"))
+            self._connection.execute("SELECT nightlabel.analyze_ledger()")
 
         is_too_dead = self._retried(finish)
         # The books are closed. What takes long over millions of images may run into its time-out without opening them.
