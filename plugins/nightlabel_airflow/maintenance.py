@@ -36,7 +36,7 @@ class CountSuperfluousOperator(BaseOperator):
         from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_KEY, XCOM_SKIPMIXIN_SKIPPED
 
         params, dag_run = context["params"], context["dag_run"]
-        check_conf(dag_run.conf, params)
+        check_conf(dag_run.conf, context["dag"].params)
         report = _maintain(request_from(params, dry_run=True))
         self.log.info("%s", report_text(report))
         if params["dry_run"] and dag_run.run_type != "scheduled":

@@ -92,7 +92,7 @@ class DiscoverOperator(BaseOperator):
             raise PoolMissingError(missing_pools_message(missing))
 
         params = context["params"]
-        check_conf(context["dag_run"].conf, params)
+        check_conf(context["dag_run"].conf, context["dag"].params)  # Airflow has merged the run's into `params`
         source = connections.default_source(bucket=params["bucket"], prefix=params["prefix"])
         request = self.request_of(params, bucket=source.bucket, prefix=source.prefix, context=context)
         settings = connections.open_settings()

@@ -32,16 +32,17 @@ def asked(monkeypatch):
 
 
 def run(params, run_type, conf=None):
-    """Execute ``count`` as the first of two tasks; returns its XComs."""
+    """Execute ``count`` as the first of two tasks; returns its XComs. Airflow merges the configuration into params."""
     from airflow.sdk import DAG
 
-    with DAG("maintain_results", schedule=None):
+    with DAG("maintain_results", schedule=None, params=PARAMS) as dag:
         count = maintenance.CountSuperfluousOperator(task_id="count")
         count >> maintenance.MaintainOperator(task_id="maintain")
     pushed = {}
     dag_run = SimpleNamespace(conf=conf, run_type=run_type)
     ti = SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}))
-    pushed["return_value"] = count.execute({"params": params, "dag_run": dag_run, "ti": ti})
+    context = {"params": params | (conf or {}), "dag": dag, "dag_run": dag_run, "ti": ti}
+    pushed["return_value"] = count.execute(context)
     return pushed
 
 
