@@ -30,7 +30,7 @@ CREATE FUNCTION nightlabel.drop_old_manifests(older_than interval) RETURNS bigin
         SELECT c.run_id, c.plan_number, c.shard_number, c.chunk_number
         FROM nightlabel.manifest_chunk c
         JOIN nightlabel.run r ON r.run_id = c.run_id
-        WHERE coalesce(r.finished_at, r.started_at) < now() - older_than
+        WHERE r.state IN ('succeeded', 'failed') AND r.finished_at < now() - older_than
         LIMIT 1000
         FOR UPDATE OF c SKIP LOCKED
     ),
@@ -205,6 +205,19 @@ COMMENT ON VIEW nightlabel.dead_letter_open IS 'One row per existing object whos
 COMMENT ON COLUMN nightlabel.dead_letter_open.permanent IS 'True when only a hand, a new decoder or a new version of the object tries again.';
 
 COMMENT ON COLUMN nightlabel.dead_letter_open.retry_after IS 'From when the nightly run tries again; null when permanent.';
+
+CREATE TABLE nightlabel.dropped_model (
+    model_id integer NOT NULL,
+    dropped_at timestamp with time zone DEFAULT now() NOT NULL,
+    dropped_by text DEFAULT SESSION_USER NOT NULL,
+    outcomes bigint NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT dropped_model_outcomes_check CHECK ((outcomes >= 0))
+);
+
+COMMENT ON TABLE nightlabel.dropped_model IS 'Models whose outcomes were dropped as a whole, by whom and how many; the model stays registered and may get new ones.';
+
+COMMENT ON COLUMN nightlabel.dropped_model.ended_at IS 'Null while it is under way, or after it was interrupted: the next maintenance brings it to its end.';
 
 CREATE VIEW nightlabel.label_daily AS
  SELECT ((o.recorded_at AT TIME ZONE 'UTC'::text))::date AS day,
@@ -489,6 +502,9 @@ COMMENT ON TABLE nightlabel.view_file IS 'The file that each view was made of la
 ALTER TABLE ONLY nightlabel.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 
+ALTER TABLE ONLY nightlabel.dropped_model
+    ADD CONSTRAINT dropped_model_pkey PRIMARY KEY (model_id, dropped_at);
+
 ALTER TABLE ONLY nightlabel.image
     ADD CONSTRAINT image_pkey PRIMARY KEY (image_id);
 
@@ -573,6 +589,8 @@ GRANT SELECT ON TABLE nightlabel.production_line TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.dead_letter_open TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.dead_letter_open TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.dropped_model TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.label_daily TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.label_daily TO nightlabel_writer;

@@ -248,22 +248,46 @@ class _Maintenance:
         return list(keys.values())
 
     def _drop_models(self, dropped: list[int]) -> Iterator[int]:
+        if not self._dry_run:
+            self._end_what_was_interrupted()
         for key in dropped:
-            yield _count(self._connection, "SELECT count(*) FROM nightlabel.outcome WHERE model_id = %s", [key])
-        if self._dry_run:
-            return
-        # First what an interrupted maintenance began: a ledger gives up one partition at a time.
-        begun: list[int | None] = [None]
-        for which in begun + dropped:
-            for [detach] in self._connection.execute(statement("maintain_detach"), {"model_id": which}).fetchall():
-                self._detach(detach)
-        for [drop] in self._connection.execute(statement("maintain_drop_detached")).fetchall():
-            self._tried(partial(self._connection.execute, drop))
+            self._check_time()
+            outcomes = _count(self._connection, "SELECT count(*) FROM nightlabel.outcome WHERE model_id = %s", [key])
+            if not self._dry_run:
+                sql = "INSERT INTO nightlabel.dropped_model (model_id, outcomes) VALUES (%s, %s)"
+                self._connection.execute(sql, [key, outcomes])
+                self._drop(key)
+            yield outcomes
 
-    def _detach(self, sql: str) -> None:
-        """Take a partition out; waits, with nobody waiting behind it, until whoever may be reading it has ended."""
-        with self._bounded_by_what_is_left():
-            self._connection.execute(sql.encode())
+    def _end_what_was_interrupted(self) -> None:
+        sql = "SELECT model_id FROM nightlabel.dropped_model WHERE ended_at IS NULL ORDER BY dropped_at"
+        for [key] in self._connection.execute(sql).fetchall():
+            for _, is_whole, _ in self._left_of(key):
+                if is_whole:  # it was not even begun, and may be needed by now: whoever wants it has to ask again
+                    forget = "DELETE FROM nightlabel.dropped_model WHERE model_id = %s AND ended_at IS NULL"
+                    self._connection.execute(forget, [key])
+                    break
+            else:
+                self._drop(key)
+
+    def _left_of(self, key: int) -> list[tuple[int, bool, str]]:
+        rows = self._connection.execute(statement("maintain_detach"), {"models": [key]}).fetchall()
+        return cast("list[tuple[int, bool, str]]", rows)
+
+    def _drop(self, key: int) -> None:
+        """Drop a model's partition, from wherever an earlier maintenance was interrupted.
+
+        Taking it out waits, with nobody waiting behind it, until whoever may be reading it has ended.
+        """
+        while left := self._left_of(key):
+            [(_, _, sql)] = left
+            if sql.startswith("DROP"):
+                self._tried(partial(self._connection.execute, sql.encode()))
+            else:
+                with self._bounded_by_what_is_left():
+                    self._connection.execute(sql.encode())
+        ended = "UPDATE nightlabel.dropped_model SET ended_at = now() WHERE model_id = %s AND ended_at IS NULL"
+        self._connection.execute(ended, [key])
 
     @contextmanager
     def _bounded_by_what_is_left(self) -> Iterator[None]:

@@ -17,21 +17,32 @@ CREATE TABLE nightlabel.maintenance_position (
 COMMENT ON TABLE  nightlabel.maintenance_position IS 'Where a step of maintenance was when its time was up; the next one begins there. No row: at the beginning.';
 COMMENT ON COLUMN nightlabel.maintenance_position.block IS 'Block of the table that the step reads.';
 
+CREATE TABLE nightlabel.dropped_model (
+    model_id    integer      NOT NULL,
+    dropped_at  timestamptz  NOT NULL DEFAULT now(),
+    dropped_by  text         NOT NULL DEFAULT session_user,
+    outcomes    bigint       NOT NULL CHECK (outcomes >= 0),
+    ended_at    timestamptz,
+    PRIMARY KEY (model_id, dropped_at)
+);
+COMMENT ON TABLE  nightlabel.dropped_model IS 'Models whose outcomes were dropped as a whole, by whom and how many; the model stays registered and may get new ones.';
+COMMENT ON COLUMN nightlabel.dropped_model.ended_at IS 'Null while it is under way, or after it was interrupted: the next maintenance brings it to its end.';
+
 CREATE TABLE nightlabel.view_file (
     name    text  PRIMARY KEY,
     sha256  text  NOT NULL
 );
 COMMENT ON TABLE  nightlabel.view_file IS 'The file that each view was made of last, by its SHA-256: one that is the same is not made again, which would wait for its readers.';
 
--- A call drops a thousand chunks at most, of finished runs or of such as nobody has closed; callers repeat it until it
--- returns none. What another session has locked is left to it.
+-- A call drops a thousand chunks at most, of runs that have ended; callers repeat it until it returns none. What another
+-- session has locked is left to it.
 CREATE OR REPLACE FUNCTION nightlabel.drop_old_manifests(older_than interval) RETURNS bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = nightlabel, pg_temp AS $$
     WITH old AS (
         SELECT c.run_id, c.plan_number, c.shard_number, c.chunk_number
         FROM nightlabel.manifest_chunk c
         JOIN nightlabel.run r ON r.run_id = c.run_id
-        WHERE coalesce(r.finished_at, r.started_at) < now() - older_than
+        WHERE r.state IN ('succeeded', 'failed') AND r.finished_at < now() - older_than
         LIMIT 1000
         FOR UPDATE OF c SKIP LOCKED
     ),

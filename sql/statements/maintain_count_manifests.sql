@@ -2,4 +2,4 @@
 SELECT count(*)
 FROM nightlabel.manifest_chunk AS c
 JOIN nightlabel.run AS r ON r.run_id = c.run_id
-WHERE coalesce(r.finished_at, r.started_at) < %(before)s;
+WHERE r.state IN ('succeeded', 'failed') AND r.finished_at < %(before)s;

@@ -4,4 +4,4 @@ SELECT DISTINCT ref.image_id
 FROM nightlabel.manifest_chunk AS c
 JOIN nightlabel.run AS r ON r.run_id = c.run_id
 CROSS JOIN LATERAL unnest(c.image_id) AS ref (image_id)
-WHERE coalesce(r.finished_at, r.started_at) >= %(dropped_before)s;
+WHERE r.state IN ('planned', 'running') OR r.finished_at >= %(dropped_before)s;

@@ -31,7 +31,10 @@ from tests.ledger import BUCKET, Ledger, dead_letter, listed, prediction
 pytestmark = pytest.mark.integration
 
 EVERYTHING = MaintenanceRequest(keep_manifest_days=5, keep_run_days=5, keep_outcome_days=5)
-TABLES = ("image", "object", "outcome", "run", "shard", "manifest_chunk", "model_alias", "maintenance_position")
+TABLES = (
+    "image", "object", "outcome", "run", "shard", "manifest_chunk", "model_alias", "maintenance_position",
+    "dropped_model",
+)  # fmt: skip
 
 
 class Ticks:
@@ -282,6 +285,8 @@ def test_a_superseded_model_goes_as_a_whole_and_can_be_used_again(superseded: Le
     assert tidy(superseded, DROP)["models"] == 3
 
     assert partitions(superseded) == ["outcome_model_2"]
+    [drop] = superseded.rows("SELECT * FROM nightlabel.dropped_model")
+    assert (drop["model_id"], drop["outcomes"], drop["ended_at"] is None) == (1, 3, False)
     assert shown(superseded) == before
     assert superseded.plan(listed("a"), listed("b"), listed("c")).shards == ()
     superseded.work(superseded.plan(*map(listed, "abc"), model="tiny@1", scope="not_by_this_model", max_images=1))
@@ -344,26 +349,49 @@ def test_a_candidate_that_was_never_in_production_can_go_at_once(ledger: Ledger)
     assert ledger.latest() == {"a": "cat"}
 
 
-@pytest.mark.parametrize("how_far", ["pending", "detached"])
+@pytest.mark.parametrize("how_far", ["pending", "detached", "dropped"])
 def test_a_drop_that_was_interrupted_is_brought_to_its_end_by_the_next_maintenance(superseded: Ledger, how_far: str):
     superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
     before = shown(superseded)
+    superseded.execute("INSERT INTO nightlabel.dropped_model (model_id, outcomes) VALUES (1, 3)")
     with psycopg.connect(superseded.url, autocommit=True) as connection:
         detach = "ALTER TABLE nightlabel.outcome DETACH PARTITION nightlabel.outcome_model_1 CONCURRENTLY"
-        if how_far == "detached":
-            connection.execute(detach)
-        else:
+        if how_far == "pending":
             with psycopg.connect(superseded.url) as reader:  # an analyst's transaction that does not end
                 reader.execute("SELECT FROM nightlabel.outcome")
                 connection.execute("SET statement_timeout = '200ms'")
                 with pytest.raises(psycopg.errors.QueryCanceled):
                     connection.execute(detach)
+        else:
+            connection.execute(detach)
+        if how_far == "dropped":
+            connection.execute("DROP TABLE nightlabel.outcome_model_1")
     assert shown(superseded) == before
 
     tidy(superseded, MaintenanceRequest())
 
     assert partitions(superseded) == ["outcome_model_2"]
     assert shown(superseded) == before
+    assert superseded.rows("SELECT outcomes, ended_at IS NULL AS is_open FROM nightlabel.dropped_model") == [
+        {"outcomes": 3, "is_open": False}
+    ]
+
+
+def test_a_drop_that_was_killed_before_it_began_has_to_be_asked_for_again(superseded: Ledger):
+    superseded.execute("INSERT INTO nightlabel.dropped_model (model_id, outcomes) VALUES (1, 3)")
+
+    tidy(superseded, MaintenanceRequest())
+
+    assert partitions(superseded) == ["outcome_model_1", "outcome_model_2"]
+    assert superseded.rows("SELECT FROM nightlabel.dropped_model") == []
+
+
+def test_a_partition_that_somebody_else_took_out_is_his(superseded: Ledger):
+    superseded.execute("ALTER TABLE nightlabel.outcome DETACH PARTITION nightlabel.outcome_model_1")
+
+    tidy(superseded, MaintenanceRequest())
+
+    assert partitions(superseded) == ["outcome_model_1", "outcome_model_2"]
 
 
 def test_a_drop_waits_for_a_reader_no_longer_than_it_has_time_and_keeps_nobody_waiting(superseded: Ledger):
@@ -384,7 +412,8 @@ def test_a_drop_waits_for_a_reader_no_longer_than_it_has_time_and_keeps_nobody_w
             assert other.execute("SELECT count(*) FROM nightlabel.latest_prediction").fetchone() == (3,)
         superseded.work(superseded.plan(listed("new")))
         dropping.join()
-    assert (reports[0].steps[0].name, reports[0].steps[0].is_complete) == ("models", False)
+    first = reports[0].steps[0]
+    assert (first.name, first.rows, first.is_complete) == ("models", 0, False)
 
     tidy(superseded, MaintenanceRequest())
     assert partitions(superseded) == ["outcome_model_2"]
@@ -517,8 +546,8 @@ def test_a_key_that_is_gone_for_long_leaves_nothing_behind_and_may_come_back(led
 
 
 def test_a_key_that_is_gone_since_yesterday_is_kept_with_its_version(ledger: Ledger):
-    ledger.plan(listed("a"), listed("b"))
-    ledger.plan(listed("b"))
+    for plan in (ledger.plan(listed("a"), listed("b")), ledger.plan(listed("b"))):
+        ledger.sink.finish_run(plan.run_id)
     age(ledger, 30)
     ledger.execute("UPDATE nightlabel.object SET gone_at = now() WHERE gone_at IS NOT NULL")
 
@@ -528,12 +557,16 @@ def test_a_key_that_is_gone_since_yesterday_is_kept_with_its_version(ledger: Led
 
 
 def test_a_version_that_a_manifest_still_names_is_kept(ledger: Ledger):
-    ledger.plan(listed("a", "e1"))
-    ledger.plan(listed("a", "e2"))
+    first, second = ledger.plan(listed("a", "e1")), ledger.plan(listed("a", "e2"))
+    age(ledger, 30)
+    assert tidy(ledger)["images"] == 0, "however old: the run is not over"
 
+    for plan in (first, second):
+        ledger.sink.finish_run(plan.run_id)
     assert tidy(ledger)["images"] == 0
     age(ledger, 30)
-    assert tidy(ledger)["images"] == 1
+    done = tidy(ledger)
+    assert (done["manifests"], done["images"]) == (2, 1)
     assert [row["etag"] for row in ledger.rows("SELECT etag FROM nightlabel.image")] == ["e2"]
 
 
