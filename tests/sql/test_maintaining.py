@@ -400,7 +400,7 @@ def test_a_drop_waits_for_a_reader_no_longer_than_it_has_time_and_keeps_nobody_w
     with psycopg.connect(superseded.url) as reader:
         reader.execute("SELECT FROM nightlabel.outcome")
         dropping = threading.Thread(
-            target=lambda: reports.append(maintain(superseded.settings, DROP, pace=Pace(2.0, sleep=lambda _: None)))
+            target=lambda: reports.append(maintain(superseded.settings, DROP, pace=Pace(4.0, sleep=lambda _: None)))
         )
         dropping.start()
         while not superseded.rows(
@@ -502,13 +502,14 @@ def test_one_maintenance_at_a_time(ledger: Ledger):
         assert maintain(ledger.settings, replace(EVERYTHING, dry_run=True)).is_complete
 
 
-def test_a_row_that_somebody_holds_is_waited_for_and_not_for_ever(ledger: Ledger):
+def test_a_row_that_somebody_holds_is_waited_for_and_not_for_ever(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(maintaining, "LOCK_TIMEOUT_S", 0.2)
     ledger.work(ledger.plan(listed("a", "e1")))
     ledger.work(ledger.plan(listed("a", "e2")))
     age(ledger, 30)
     with psycopg.connect(ledger.url) as other:
         other.execute("SELECT FROM nightlabel.outcome FOR UPDATE")
-        report = maintain(ledger.settings, EVERYTHING, pace=Pace(3.0, sleep=lambda _: None))
+        report = maintain(ledger.settings, EVERYTHING, pace=Pace(1.0, sleep=lambda _: None))
     assert not report.is_complete
     assert rows_of(report)["outcomes"] == 0
     assert tidy(ledger)["outcomes"] == 1

@@ -440,7 +440,8 @@ def test_two_migrations_at_once_of_a_database_with_data_end_with_one_schema(data
     check_works(ledger)
 
 
-def test_a_lock_that_is_not_got_is_let_go_of_and_told_in_a_sentence(database: str):
+def test_a_lock_that_is_not_got_is_let_go_of_and_told_in_a_sentence(database: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(migrating, "LOCK_TIMEOUT_S", 0.3)
     ledger = with_data(database, "0001")
     with psycopg.connect(database) as analyst:
         analyst.execute("SELECT FROM nightlabel.outcome")  # and goes home, with the transaction open
