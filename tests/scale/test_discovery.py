@@ -25,6 +25,7 @@ from inference.sinks.postgres import PostgresSink
 from local_stack.postgres import EmbeddedPostgres
 from tests.generated_bucket import KEYS_A_DAY, PREFIX
 from tests.ledger import Ledger
+from tests.scale.filling import without_indexes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 
@@ -34,11 +35,6 @@ MIB = 1024 * 1024
 MOST_MEMORY = 300 * MIB
 VANISHED = 5_000
 PARTS = ("already_done", "deferred", "labelled", "dead", "gone", "done_elsewhere", "unfinished")
-BIG_KEYS = {
-    "image": ("image_pkey", "PRIMARY KEY (image_id)"),
-    "object": ("object_pkey", "PRIMARY KEY (bucket, object_key)"),
-    "outcome": ("outcome_pkey", "PRIMARY KEY (image_id, model_id)"),
-}
 
 
 @dataclass(frozen=True)
@@ -54,18 +50,13 @@ def size(is_scale: bool) -> Size:
     return Size(1_000_000, 10_000_000) if is_scale else Size(20_000, 40_000)
 
 
-def fill(connection: psycopg.Connection[Any], size: Size) -> None:
-    """Make the ledger, and its keys at the end, which takes a third of the time."""
-    for table, (name, _) in BIG_KEYS.items():
-        connection.execute(f"ALTER TABLE nightlabel.{table} DROP CONSTRAINT {name}")
+def fill(url: str, size: Size) -> None:
+    """Make the ledger, and its indexes at the end."""
     step = 500_000
-    for first in range(0, size.outcomes, step):
-        last = min(first + step, size.outcomes) - 1
-        connection.execute(LEDGER, {"first": first, "last": last, "listed": size.keys, "model_id": 1})
-    connection.execute("SET maintenance_work_mem = '512MB'")
-    for table, (_, key) in BIG_KEYS.items():
-        connection.execute(f"ALTER TABLE nightlabel.{table} ADD {key}")
-    connection.execute("VACUUM ANALYZE")
+    with without_indexes(url), psycopg.connect(url, autocommit=True) as connection:
+        for first in range(0, size.outcomes, step):
+            last = min(first + step, size.outcomes) - 1
+            connection.execute(LEDGER, {"first": first, "last": last, "listed": size.keys, "model_id": 1})
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +69,7 @@ def ledger(postgres_server: EmbeddedPostgres, size: Size) -> Iterator[Ledger]:
     with PostgresSink(settings) as sink:
         made = Ledger(url, settings, sink)
         made.register("tiny", "1", "production")
-        with psycopg.connect(url, autocommit=True) as connection:
-            fill(connection, size)
+        fill(url, size)
         yield made
     postgres_server.drop_database(name)
 
