@@ -48,7 +48,7 @@ test: setup ## everything that needs no GPU, browser or hour
 test-faults: setup ## kill, cut and starve it some hundred times, and check the books (half an hour; SEED=n repeats a run)
 	@$(BIN)/python -m pytest tests/faults --faults-full $(if $(SEED),--seed $(SEED))
 
-test-scale: setup ## list a million keys against ten million outcomes; check the counts and the memory, print the seconds (ten minutes, 10 GB)
+test-scale: setup ## at ten million outcomes: time what analysts ask and workers write, list a million keys; print the figures (twenty minutes, 12 GB)
 	@$(BIN)/python -m pytest tests/scale --scale
 
 test-unit: setup ## the tests that start no server

@@ -58,7 +58,7 @@ def is_full(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture(scope="session")
 def is_scale(pytestconfig: pytest.Config) -> bool:
-    """Whether discovery is to be tried at full size."""
+    """Whether the suites of tests/scale are to run at full size, and to hold their figures to limits."""
     return bool(pytestconfig.getoption("--scale"))
 
 

@@ -30,6 +30,10 @@ Sha256Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
 
 
+MAX_LABEL_BYTES = 1_000
+"""Names are in indexes of the ledger, and Postgres takes some 2,700 bytes in an entry of one."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -141,6 +145,12 @@ class Manifest(_Strict):
             raise ValueError("the label map is empty, expected a label for each output column")
         if any(not label.label_id or not label.name for label in self.labels):
             raise ValueError("the label map holds an empty name or id, expected both for each output column")
+        longest = max(len(label.name.encode()) for label in self.labels)
+        if longest > MAX_LABEL_BYTES:
+            raise ValueError(
+                f"the label map holds a name of {longest:,} bytes, expected at most {MAX_LABEL_BYTES:,} in each, since "
+                "the results database finds images by them"
+            )
         ids = [label.label_id for label in self.labels]
         if len(set(ids)) != len(ids):
             twice = next(label_id for label_id in ids if ids.count(label_id) > 1)

@@ -69,6 +69,7 @@ def test_an_engine_without_artefact_is_an_error_that_names_the_others() -> None:
         ("engines", {}, "names no engine artefact"),
         ("engines", {"onnx": "model.onnx"}, "engines.onnx"),
         ("labels", [], "label map is empty"),
+        ("labels", [{"name": "ä" * 501, "label_id": "1"}], "a name of 1,002 bytes, expected at most 1,000"),
         ("labels", [{"name": "a", "label_id": "1"}, {"name": "b", "label_id": "1"}], "id 1 stands twice"),
         ("labels", [{"name": "a", "label_id": ""}], "empty name or id"),
         ("preprocessing", {"height": 0, "width": 8, "crop_fraction": 1.0, "resize_filter": "bicubic"}, "0 x 8 pixels"),
