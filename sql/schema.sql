@@ -3,6 +3,8 @@
 
 CREATE SCHEMA nightlabel;
 
+COMMENT ON SCHEMA nightlabel IS 'Nightlabel: labels of images, one outcome per image version and model version. Read the views; the tables are internal.';
+
 CREATE FUNCTION nightlabel.add_outcome_partition(new_model_id integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
@@ -11,14 +13,169 @@ BEGIN
     IF NOT EXISTS (SELECT FROM nightlabel.model WHERE model_id = new_model_id) THEN
         RAISE EXCEPTION 'model % is not registered', new_model_id;
     END IF;
+    IF to_regclass(format('nightlabel.%I', 'outcome_model_' || new_model_id)) IS NOT NULL THEN
+        RETURN;
+    END IF;
     EXECUTE format(
         'CREATE TABLE IF NOT EXISTS nightlabel.%I PARTITION OF nightlabel.outcome FOR VALUES IN (%L)',
         'outcome_model_' || new_model_id, new_model_id
     );
-    EXECUTE format(
-        'CREATE INDEX IF NOT EXISTS %I ON nightlabel.%I (retry_after) WHERE error_code IS NOT NULL',
-        'outcome_model_' || new_model_id || '_dead', 'outcome_model_' || new_model_id
+    PERFORM nightlabel.count_labels_of(format('nightlabel.%I', 'outcome_model_' || new_model_id)::regclass);
+END
+$$;
+
+CREATE FUNCTION nightlabel.analyze_ledger() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    SET lock_timeout TO '1s'
+    AS $$
+DECLARE
+    known double precision := (SELECT reltuples FROM pg_class WHERE oid = 'nightlabel.outcome'::regclass);
+    present double precision := (
+        SELECT sum(
+            CASE WHEN c.reltuples > 0 AND c.relpages > 0
+                THEN c.reltuples * (pg_relation_size(c.oid) / current_setting('block_size')::double precision) / c.relpages
+                ELSE pg_relation_size(c.oid) / 300.0
+            END
+        )
+        FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'nightlabel.outcome'::regclass
     );
+BEGIN
+    IF coalesce(present, 0) < 1000 OR present BETWEEN known / 1.33 AND known * 1.33 THEN
+        RETURN false;
+    END IF;
+    ANALYZE nightlabel.outcome;
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
+
+CREATE FUNCTION nightlabel.begin_forgetting(wanted_bucket text, wanted_prefix text, why text) RETURNS uuid
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    INSERT INTO nightlabel.forgetting AS f (bucket, prefix_sha256, is_whole_bucket, reason)
+    VALUES (wanted_bucket, sha256(convert_to(wanted_prefix, 'UTF8')), wanted_prefix = '', why)
+    ON CONFLICT (bucket, prefix_sha256) WHERE finished_at IS NULL DO UPDATE
+    SET reason = CASE WHEN excluded.reason = '' THEN f.reason ELSE excluded.reason END
+    RETURNING forgetting_id
+$$;
+
+CREATE FUNCTION nightlabel.count_deleted_labels() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_setting('nightlabel.keep_label_counts', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO nightlabel.label_count_delta (day, model_id, labels, images, score_sums)
+    SELECT day, model_id, array_agg(label), array_agg(-images), array_agg(-score_sum)
+    FROM (
+        SELECT (recorded_at AT TIME ZONE 'UTC')::date AS day, model_id, label,
+            count(*) AS images, sum(score::double precision) AS score_sum
+        FROM removed
+        WHERE label IS NOT NULL
+        GROUP BY 1, 2, 3
+    ) AS counted
+    GROUP BY day, model_id;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION nightlabel.count_forgettable(wanted_bucket text, wanted_prefix text, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint, OUT examples text[]) RETURNS record
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    WITH found AS MATERIALIZED (
+        SELECT f.image_id FROM nightlabel.forgettable_images(wanted_bucket, wanted_prefix) AS f (image_id)
+    )
+    SELECT
+        (SELECT count(*) FROM found),
+        (SELECT count(*) FROM nightlabel.object AS o WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix),
+        (SELECT count(*) FROM found JOIN nightlabel.outcome AS o USING (image_id)),
+        (SELECT coalesce(sum(c.refs), 0)::bigint FROM nightlabel.forgettable_chunks(wanted_bucket, wanted_prefix) AS c),
+        (
+            SELECT count(*) FROM nightlabel.listing AS l
+            WHERE l.bucket = wanted_bucket AND l.prefix ^@ wanted_prefix AND l.prefix <> ''
+        ),
+        (
+            SELECT count(*) FROM nightlabel.run AS r
+            WHERE r.bucket = wanted_bucket AND r.prefix ^@ wanted_prefix AND r.prefix NOT IN ('', '(forgotten)')
+                OR (r.parameters ->> 'manifest') ^@ ('s3://' || wanted_bucket || '/' || wanted_prefix)
+                OR (r.parameters ->> 'inventory') ^@ ('s3://' || wanted_bucket || '/' || wanted_prefix)
+        ),
+        ARRAY(
+            SELECT o.object_key::text FROM nightlabel.object AS o
+            WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix
+            ORDER BY o.object_key LIMIT 5
+        )
+$$;
+
+CREATE FUNCTION nightlabel.count_inserted_labels() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO nightlabel.label_count_delta (day, model_id, labels, images, score_sums)
+    SELECT day, model_id, array_agg(label), array_agg(images), array_agg(score_sum)
+    FROM (
+        SELECT (recorded_at AT TIME ZONE 'UTC')::date AS day, model_id, label,
+            count(*) AS images, sum(score::double precision) AS score_sum
+        FROM added
+        WHERE label IS NOT NULL
+        GROUP BY 1, 2, 3
+    ) AS counted
+    GROUP BY day, model_id;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION nightlabel.count_labels_of(ledger regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER count_inserted_labels AFTER INSERT ON %s REFERENCING NEW TABLE AS added'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_inserted_labels()', ledger
+    );
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER count_updated_labels AFTER UPDATE ON %s'
+        ' REFERENCING OLD TABLE AS removed NEW TABLE AS added'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_updated_labels()', ledger
+    );
+    EXECUTE format(
+        'CREATE OR REPLACE TRIGGER count_deleted_labels AFTER DELETE ON %s REFERENCING OLD TABLE AS removed'
+        ' FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_deleted_labels()', ledger
+    );
+END
+$$;
+
+CREATE FUNCTION nightlabel.count_updated_labels() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM added) THEN
+        RETURN NULL;  -- every batch may replace dead letters, and comes by here; few do
+    END IF;
+    INSERT INTO nightlabel.label_count_delta (day, model_id, labels, images, score_sums)
+    SELECT day, model_id, array_agg(label), array_agg(images), array_agg(score_sum)
+    FROM (
+        SELECT day, model_id, label, sum(step) AS images, sum(step * score::double precision) AS score_sum
+        FROM (
+            SELECT (recorded_at AT TIME ZONE 'UTC')::date AS day, model_id, label, score, 1 AS step FROM added
+            UNION ALL
+            SELECT (recorded_at AT TIME ZONE 'UTC')::date, model_id, label, score, -1 FROM removed
+        ) AS stepped
+        WHERE label IS NOT NULL
+        GROUP BY 1, 2, 3
+    ) AS counted
+    GROUP BY day, model_id;
+    RETURN NULL;
 END
 $$;
 
@@ -44,9 +201,258 @@ CREATE FUNCTION nightlabel.drop_old_manifests(older_than interval) RETURNS bigin
     SELECT count(*) FROM dropped
 $$;
 
+CREATE FUNCTION nightlabel.finish_forgetting(id uuid, wanted_bucket text, wanted_prefix text) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    about record;
+BEGIN
+    IF EXISTS (
+        SELECT FROM nightlabel.count_forgettable(wanted_bucket, wanted_prefix) AS c
+        WHERE c.images + c.objects + c.outcomes + c.manifest_refs + c.listings + c.runs > 0
+    ) THEN
+        RETURN false;
+    END IF;
+    -- ANALYZE leaves those of a table that has become empty as they were; from Postgres 18 on they can be dropped.
+    IF to_regproc('pg_catalog.pg_clear_attribute_stats') IS NOT NULL THEN
+        FOR about IN
+            SELECT s.schemaname, s.tablename, s.attname, s.inherited FROM pg_stats AS s WHERE s.schemaname = 'nightlabel'
+        LOOP
+            EXECUTE format(
+                'SELECT pg_catalog.pg_clear_attribute_stats(%L, %L, %L, %L)',
+                about.schemaname, about.tablename, about.attname, about.inherited
+            );
+        END LOOP;
+    END IF;
+    FOR about IN
+        SELECT c.oid::regclass AS name FROM pg_class AS c
+        WHERE c.relnamespace = 'nightlabel'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+        ORDER BY c.relname
+    LOOP
+        EXECUTE format('ANALYZE %s', about.name);
+    END LOOP;
+    UPDATE nightlabel.forgetting AS f SET finished_at = now() WHERE f.forgetting_id = id;
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION nightlabel.fold_label_counts() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    folded bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('nightlabel.fold_label_counts', 0)) THEN
+        RETURN 0;
+    END IF;
+    WITH taken AS (
+        DELETE FROM nightlabel.label_count_delta
+        WHERE ctid = ANY(ARRAY(SELECT ctid FROM nightlabel.label_count_delta LIMIT 50000))
+        RETURNING day, model_id, labels, images, score_sums
+    ),
+    summed AS (
+        SELECT t.day, t.model_id, u.label, sum(u.images)::bigint AS images, sum(u.score_sum) AS score_sum
+        FROM taken AS t CROSS JOIN LATERAL unnest(t.labels, t.images, t.score_sums) AS u (label, images, score_sum)
+        GROUP BY t.day, t.model_id, u.label
+    ),
+    added AS (
+        INSERT INTO nightlabel.label_count AS c (day, model_id, label, images, score_sum)
+        SELECT day, model_id, label, images, score_sum FROM summed
+        ON CONFLICT (day, model_id, label) DO UPDATE
+        SET images = c.images + excluded.images, score_sum = c.score_sum + excluded.score_sum
+    )
+    SELECT count(*) INTO folded FROM taken;
+    RETURN folded;
+END
+$$;
+
+CREATE FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    wanted uuid[];
+    deleted_outcomes bigint;
+    deleted_objects bigint;
+    deleted_images bigint;
+BEGIN
+    -- One discovery of a bucket at a time notes objects, and none while some are taken away.
+    PERFORM pg_advisory_xact_lock(hashtextextended('nightlabel.bucket ' || wanted_bucket, 0));
+    wanted := ARRAY(
+        SELECT i.image_id FROM nightlabel.image AS i
+        WHERE i.image_id = ANY(image_ids) AND i.bucket = wanted_bucket AND i.object_key ^@ wanted_prefix
+        ORDER BY i.image_id
+    );
+    DELETE FROM nightlabel.outcome AS o WHERE o.image_id = ANY(wanted);
+    GET DIAGNOSTICS deleted_outcomes = ROW_COUNT;
+    DELETE FROM nightlabel.object AS o
+    WHERE o.image_id = ANY(wanted) AND o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix;
+    GET DIAGNOSTICS deleted_objects = ROW_COUNT;
+    DELETE FROM nightlabel.image AS i WHERE i.image_id = ANY(wanted);
+    GET DIAGNOSTICS deleted_images = ROW_COUNT;
+    UPDATE nightlabel.forgetting AS f
+    SET outcomes = f.outcomes + deleted_outcomes, objects = f.objects + deleted_objects,
+        images = f.images + deleted_images
+    WHERE f.forgetting_id = id;
+    RETURN deleted_images;
+END
+$$;
+
+CREATE FUNCTION nightlabel.forget_in_chunk(id uuid, wanted_bucket text, wanted_prefix text, in_run uuid, in_plan integer, in_shard integer, in_chunk integer) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    is_at_work boolean;
+BEGIN
+    -- Whoever claims the shard waits here, and finds the refs replaced.
+    SELECT r.state IN ('planned', 'running') AND s.plan_number = r.plan_number
+        AND s.state = 'running' AND s.heartbeat_at > now() - interval '15 minutes'
+    INTO is_at_work
+    FROM nightlabel.shard AS s JOIN nightlabel.run AS r USING (run_id)
+    WHERE s.run_id = in_run AND s.plan_number = in_plan AND s.shard_number = in_shard
+    FOR UPDATE OF s;
+    IF is_at_work THEN
+        RETURN false;
+    END IF;
+    UPDATE nightlabel.shard AS s
+    SET attempt = s.attempt + 1,
+        ended_attempt = CASE WHEN s.ended_attempt = s.attempt THEN s.attempt + 1 ELSE s.ended_attempt END
+    WHERE s.run_id = in_run AND s.plan_number = in_plan AND s.shard_number = in_shard AND s.state = 'running';
+    WITH ref AS (
+        SELECT
+            u.place, u.prior_attempts, is_named,
+            CASE WHEN is_named THEN nobody.image_id ELSE u.image_id END AS image_id,
+            CASE WHEN is_named THEN nobody.object_key ELSE u.object_key END AS object_key,
+            CASE WHEN is_named THEN '(forgotten)' ELSE u.etag END AS etag,
+            CASE WHEN is_named THEN 1 ELSE u.size_bytes END AS size_bytes
+        FROM nightlabel.manifest_chunk AS c
+        CROSS JOIN LATERAL unnest(c.image_id, c.object_key, c.etag, c.size_bytes, c.prior_attempts)
+            WITH ORDINALITY AS u (image_id, object_key, etag, size_bytes, prior_attempts, place)
+        CROSS JOIN LATERAL (
+            SELECT u.object_key ^@ wanted_prefix AND u.etag <> '(forgotten)' AS is_named,
+                'nightlabel-forgotten/' || gen_random_uuid() AS object_key
+        ) AS made
+        CROSS JOIN LATERAL (
+            SELECT made.object_key, encode(substr(sha256(
+                convert_to(c.bucket, 'UTF8') || '\x00'::bytea || convert_to(made.object_key, 'UTF8')
+                || '\x00'::bytea || convert_to('(forgotten)', 'UTF8')
+            ), 1, 16), 'hex')::uuid AS image_id
+        ) AS nobody
+        WHERE c.run_id = in_run AND c.plan_number = in_plan AND c.shard_number = in_shard
+            AND c.chunk_number = in_chunk AND c.bucket = wanted_bucket
+    ),
+    made AS (
+        SELECT
+            array_agg(image_id ORDER BY place) AS image_id, array_agg(object_key ORDER BY place) AS object_key,
+            array_agg(etag ORDER BY place) AS etag, array_agg(size_bytes ORDER BY place) AS size_bytes,
+            count(*) FILTER (WHERE is_named) AS refs
+        FROM ref
+    ),
+    replaced AS (
+        UPDATE nightlabel.manifest_chunk AS c
+        SET image_id = made.image_id, object_key = made.object_key, etag = made.etag, size_bytes = made.size_bytes
+        FROM made
+        WHERE made.refs > 0
+            AND c.run_id = in_run AND c.plan_number = in_plan AND c.shard_number = in_shard AND c.chunk_number = in_chunk
+        RETURNING made.refs
+    )
+    UPDATE nightlabel.forgetting AS f
+    SET manifest_refs = f.manifest_refs + replaced.refs
+    FROM replaced
+    WHERE f.forgetting_id = id;
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION nightlabel.forget_names(id uuid, wanted_bucket text, wanted_prefix text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    deleted_objects bigint;
+    deleted_listings bigint;
+    changed_runs bigint;
+    address text := 's3://' || wanted_bucket || '/' || wanted_prefix;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('nightlabel.bucket ' || wanted_bucket, 0));
+    DELETE FROM nightlabel.object AS o
+    WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix
+        AND NOT EXISTS (SELECT FROM nightlabel.image AS i WHERE i.image_id = o.image_id);
+    GET DIAGNOSTICS deleted_objects = ROW_COUNT;
+    DELETE FROM nightlabel.listing AS l
+    WHERE l.bucket = wanted_bucket AND l.prefix ^@ wanted_prefix AND l.prefix <> '';
+    GET DIAGNOSTICS deleted_listings = ROW_COUNT;
+    UPDATE nightlabel.run AS r
+    SET prefix = CASE
+            WHEN r.bucket = wanted_bucket AND r.prefix ^@ wanted_prefix AND r.prefix <> '' THEN '(forgotten)'
+            ELSE r.prefix
+        END,
+        parameters = r.parameters
+            || CASE WHEN (r.parameters ->> 'manifest') ^@ address THEN '{"manifest": "(forgotten)"}' ELSE '{}' END::jsonb
+            || CASE WHEN (r.parameters ->> 'inventory') ^@ address THEN '{"inventory": "(forgotten)"}' ELSE '{}' END::jsonb
+    WHERE r.bucket = wanted_bucket AND r.prefix ^@ wanted_prefix AND r.prefix NOT IN ('', '(forgotten)')
+        OR (r.parameters ->> 'manifest') ^@ address
+        OR (r.parameters ->> 'inventory') ^@ address;
+    GET DIAGNOSTICS changed_runs = ROW_COUNT;
+    UPDATE nightlabel.forgetting AS f
+    SET objects = f.objects + deleted_objects, listings = f.listings + deleted_listings, runs = f.runs + changed_runs
+    WHERE f.forgetting_id = id;
+END
+$$;
+
+CREATE FUNCTION nightlabel.forgettable_chunks(wanted_bucket text, wanted_prefix text) RETURNS TABLE(run_id uuid, plan_number integer, shard_number integer, chunk_number integer, refs bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    SELECT c.run_id, c.plan_number, c.shard_number, c.chunk_number, named.refs
+    FROM nightlabel.manifest_chunk AS c
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS refs
+        FROM unnest(c.object_key, c.etag) AS ref (object_key, etag)
+        WHERE ref.object_key ^@ wanted_prefix AND ref.etag <> '(forgotten)'
+    ) AS named
+    WHERE c.bucket = wanted_bucket AND named.refs > 0
+$$;
+
+CREATE FUNCTION nightlabel.forgettable_images(wanted_bucket text, wanted_prefix text) RETURNS SETOF uuid
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    SELECT image_id FROM nightlabel.image WHERE bucket = wanted_bucket AND object_key ^@ wanted_prefix
+$$;
+
+CREATE FUNCTION nightlabel.forgotten(id uuid, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint) RETURNS record
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    SELECT f.images, f.objects, f.outcomes, f.manifest_refs, f.listings, f.runs
+    FROM nightlabel.forgetting AS f WHERE f.forgetting_id = id
+$$;
+
+CREATE FUNCTION nightlabel.runs_at_work(wanted_bucket text, wanted_prefix text) RETURNS SETOF uuid
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    SELECT DISTINCT r.run_id
+    FROM nightlabel.run AS r
+    JOIN nightlabel.shard AS s ON s.run_id = r.run_id AND s.plan_number = r.plan_number
+    JOIN nightlabel.manifest_chunk AS c
+        ON c.run_id = s.run_id AND c.plan_number = s.plan_number AND c.shard_number = s.shard_number
+    WHERE r.bucket = wanted_bucket AND r.state IN ('planned', 'running')
+        AND s.state = 'running' AND s.heartbeat_at > now() - interval '15 minutes'
+        AND EXISTS (SELECT FROM unnest(c.object_key) AS ref (object_key) WHERE ref.object_key ^@ wanted_prefix)
+$$;
+
 CREATE TABLE nightlabel.alembic_version (
     version_num character varying(32) NOT NULL
 );
+
+COMMENT ON TABLE nightlabel.alembic_version IS 'Which migration the schema is at; one row, written by `migrate`.';
+
+COMMENT ON COLUMN nightlabel.alembic_version.version_num IS 'Number of the newest migration that was run.';
 
 CREATE TABLE nightlabel.image (
     image_id uuid NOT NULL,
@@ -66,7 +472,19 @@ COMMENT ON TABLE nightlabel.image IS 'Every object version ever seen: what a key
 
 COMMENT ON COLUMN nightlabel.image.image_id IS 'First 16 bytes of SHA-256 over bucket, 0x00, key, 0x00, ETag without quotes.';
 
+COMMENT ON COLUMN nightlabel.image.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.image.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.image.etag IS 'ETag of the version, without quotes and without W/.';
+
+COMMENT ON COLUMN nightlabel.image.size_bytes IS 'Size of the version.';
+
+COMMENT ON COLUMN nightlabel.image.last_modified IS 'When the version was written, as the store said when it was first seen.';
+
 COMMENT ON COLUMN nightlabel.image.content_sha256 IS 'SHA-256 of the bytes, once they were read.';
+
+COMMENT ON COLUMN nightlabel.image.first_seen_at IS 'When a listing showed the version first.';
 
 COMMENT ON COLUMN nightlabel.image.is_etag_md5 IS 'Whether the ETag was seen to be the MD5 of the bytes that were read.';
 
@@ -85,11 +503,25 @@ CREATE TABLE nightlabel.model (
 
 COMMENT ON TABLE nightlabel.model IS 'Model versions, each exact enough to reproduce its labels.';
 
+COMMENT ON COLUMN nightlabel.model.model_id IS 'Number of the model version in these tables; each has a partition of outcome.';
+
+COMMENT ON COLUMN nightlabel.model.name IS 'Name of the model.';
+
+COMMENT ON COLUMN nightlabel.model.version IS 'Version of the model; another precision is another version.';
+
+COMMENT ON COLUMN nightlabel.model.source IS 'Where the weights are from.';
+
+COMMENT ON COLUMN nightlabel.model.licence IS 'Licence of the weights.';
+
 COMMENT ON COLUMN nightlabel.model.files IS 'SHA-256 of each file, by its path in the model''s folder.';
 
 COMMENT ON COLUMN nightlabel.model.label_map IS 'Per output column: [label id, label].';
 
+COMMENT ON COLUMN nightlabel.model.preprocessing IS 'What is done to the pixels before the model sees them, and what its output means.';
+
 COMMENT ON COLUMN nightlabel.model.artefacts IS 'Path of what each engine loads, by engine.';
+
+COMMENT ON COLUMN nightlabel.model.registered_at IS 'When the version was registered.';
 
 CREATE TABLE nightlabel.model_alias (
     alias text NOT NULL,
@@ -103,6 +535,18 @@ CREATE TABLE nightlabel.model_alias (
 
 COMMENT ON TABLE nightlabel.model_alias IS 'Which model each alias names, with its history; the row without valid_to holds now.';
 
+COMMENT ON COLUMN nightlabel.model_alias.alias IS 'The name that moves, such as production.';
+
+COMMENT ON COLUMN nightlabel.model_alias.model_id IS 'The model version that it named in this span.';
+
+COMMENT ON COLUMN nightlabel.model_alias.valid_from IS 'Start of the span.';
+
+COMMENT ON COLUMN nightlabel.model_alias.valid_to IS 'End of the span; null while the alias names this version.';
+
+COMMENT ON COLUMN nightlabel.model_alias.changed_by IS 'Database user who moved the alias.';
+
+COMMENT ON COLUMN nightlabel.model_alias.reason IS 'Why it was moved, in words.';
+
 CREATE TABLE nightlabel.object (
     bucket text NOT NULL COLLATE pg_catalog."C",
     object_key text NOT NULL COLLATE pg_catalog."C",
@@ -113,6 +557,14 @@ CREATE TABLE nightlabel.object (
 );
 
 COMMENT ON TABLE nightlabel.object IS 'What each key holds now; a row is written only when a listing shows a change.';
+
+COMMENT ON COLUMN nightlabel.object.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.object.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.object.image_id IS 'The version that the key holds now, or held last.';
+
+COMMENT ON COLUMN nightlabel.object.last_modified IS 'When the object was last written, as the store says.';
 
 COMMENT ON COLUMN nightlabel.object.changed_at IS 'Start of the listing that showed the change.';
 
@@ -145,7 +597,35 @@ PARTITION BY LIST (model_id);
 
 COMMENT ON TABLE nightlabel.outcome IS 'The ledger: one row per image version and model version, either a label or an error.';
 
+COMMENT ON COLUMN nightlabel.outcome.image_id IS 'The image version.';
+
+COMMENT ON COLUMN nightlabel.outcome.model_id IS 'The model version.';
+
+COMMENT ON COLUMN nightlabel.outcome.label IS 'Best label; null for a dead letter.';
+
+COMMENT ON COLUMN nightlabel.outcome.label_id IS 'Stable id of the label; label names may repeat, ids do not.';
+
+COMMENT ON COLUMN nightlabel.outcome.score IS 'Probability of the label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.outcome.top_labels IS 'Best labels, best first, beside top_scores.';
+
+COMMENT ON COLUMN nightlabel.outcome.top_scores IS 'Probabilities of top_labels, in the same order.';
+
+COMMENT ON COLUMN nightlabel.outcome.stage IS 'Of a dead letter: the stage that gave up; null for a label.';
+
+COMMENT ON COLUMN nightlabel.outcome.error_code IS 'Of a dead letter: its stable code; null for a label.';
+
+COMMENT ON COLUMN nightlabel.outcome.message IS 'Of a dead letter: what was found and what to do; null for a label.';
+
+COMMENT ON COLUMN nightlabel.outcome.attempts IS 'How many runs tried the image with this model.';
+
 COMMENT ON COLUMN nightlabel.outcome.retry_after IS 'When a retryable dead letter is tried again; null when it is permanent.';
+
+COMMENT ON COLUMN nightlabel.outcome.engine IS 'What executed the model; null for most dead letters, which never got so far.';
+
+COMMENT ON COLUMN nightlabel.outcome.run_id IS 'The run that recorded it.';
+
+COMMENT ON COLUMN nightlabel.outcome.recorded_at IS 'When it was recorded, by the database''s clock; its UTC day is the day of label_daily.';
 
 COMMENT ON COLUMN nightlabel.outcome.decoder IS 'Of a dead letter of the decode stage: the decoder that gave up; another one tries it again.';
 
@@ -160,51 +640,104 @@ CREATE VIEW nightlabel.production_line AS
 
 COMMENT ON VIEW nightlabel.production_line IS 'Models that hold or ever held the alias production, best first.';
 
+COMMENT ON COLUMN nightlabel.production_line.model_id IS 'The model version.';
+
+COMMENT ON COLUMN nightlabel.production_line.rank IS '1 for the model that is production now; then by when each last was, newest first.';
+
 CREATE VIEW nightlabel.dead_letter_open AS
- SELECT i.bucket,
-    i.object_key,
+ SELECT o.bucket,
+    o.object_key,
     i.etag,
-    best.stage,
-    best.error_code,
-    best.message,
-    best.attempts,
-    (best.retry_after IS NULL) AS permanent,
-    best.retry_after,
-    m.name AS model_name,
-    m.version AS model_version,
-    best.run_id,
-    best.recorded_at AS failed_at
-   FROM (((nightlabel.object o
-     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
-     CROSS JOIN LATERAL ( SELECT c.image_id,
-            c.model_id,
-            c.label,
-            c.label_id,
-            c.score,
-            c.top_labels,
-            c.top_scores,
-            c.stage,
-            c.error_code,
-            c.message,
-            c.attempts,
-            c.retry_after,
-            c.engine,
-            c.run_id,
-            c.recorded_at,
-            c.decoder,
-            c.is_copied
-           FROM (nightlabel.production_line p
-             JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
-          ORDER BY (c.label IS NOT NULL) DESC, p.rank
-         LIMIT 1) best)
-     JOIN nightlabel.model m ON ((m.model_id = best.model_id)))
-  WHERE ((o.gone_at IS NULL) AND (best.error_code IS NOT NULL));
+    d.stage,
+    d.error_code,
+    d.message,
+    d.attempts,
+    (d.retry_after IS NULL) AS permanent,
+    d.retry_after,
+    p.name AS model_name,
+    p.version AS model_version,
+    d.run_id,
+    d.recorded_at AS failed_at
+   FROM (((nightlabel.outcome d
+     JOIN ( SELECT line.model_id,
+            line.rank,
+            m.name,
+            m.version
+           FROM (nightlabel.production_line line
+             JOIN nightlabel.model m ON ((m.model_id = line.model_id)))
+         OFFSET 0) p ON ((p.model_id = d.model_id)))
+     JOIN nightlabel.object o ON ((o.image_id = d.image_id)))
+     JOIN nightlabel.image i ON ((i.image_id = d.image_id)))
+  WHERE ((d.error_code IS NOT NULL) AND (o.gone_at IS NULL) AND (NOT (EXISTS ( SELECT
+           FROM (nightlabel.production_line b
+             CROSS JOIN LATERAL ( SELECT
+                   FROM nightlabel.outcome better
+                  WHERE ((better.image_id = d.image_id) AND (better.model_id = b.model_id) AND ((better.label IS NOT NULL) OR (b.rank < p.rank)))
+                 OFFSET 0) closing)))));
 
 COMMENT ON VIEW nightlabel.dead_letter_open IS 'One row per existing object whose current version could not be labelled, with stage, code and reason.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.etag IS 'ETag of the current version, without quotes.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.stage IS 'The stage that gave up: fetch or decode, mostly.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.error_code IS 'Stable code of the reason; see docs/errors.md.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.message IS 'One sentence: what was found and what to do.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.attempts IS 'How many runs tried the image with this model.';
 
 COMMENT ON COLUMN nightlabel.dead_letter_open.permanent IS 'True when only a hand, a new decoder or a new version of the object tries again.';
 
 COMMENT ON COLUMN nightlabel.dead_letter_open.retry_after IS 'From when the nightly run tries again; null when permanent.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.model_name IS 'Name of the model of the run that gave up.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.run_id IS 'The run that recorded it; see run_summary.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_open.failed_at IS 'When it was recorded.';
+
+CREATE VIEW nightlabel.dead_letter_reason AS
+ SELECT bucket,
+    stage,
+    error_code,
+    permanent,
+    count(*) AS objects,
+    min(failed_at) AS first_failed_at,
+    max(failed_at) AS last_failed_at,
+    min(retry_after) AS next_retry_after,
+    (array_agg(object_key ORDER BY failed_at DESC, (object_key COLLATE "C")))[1] AS example_key,
+    (array_agg(message ORDER BY failed_at DESC, (object_key COLLATE "C")))[1] AS example_message
+   FROM nightlabel.dead_letter_open
+  GROUP BY bucket, stage, error_code, permanent;
+
+COMMENT ON VIEW nightlabel.dead_letter_reason IS 'dead_letter_open counted by bucket, stage, error code and whether it is permanent, with the newest example.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.bucket IS 'Bucket of the objects.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.stage IS 'The stage that gave up.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.error_code IS 'Stable code of the reason.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.permanent IS 'True when only a hand, a new decoder or a new version of the object tries again.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.objects IS 'Existing objects without a label for this reason.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.first_failed_at IS 'When the oldest of them was recorded.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.last_failed_at IS 'When the newest of them was recorded.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.next_retry_after IS 'When the first of them may be tried again; null when permanent.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.example_key IS 'Key of the newest of them.';
+
+COMMENT ON COLUMN nightlabel.dead_letter_reason.example_message IS 'Message of the newest of them.';
 
 CREATE TABLE nightlabel.dropped_model (
     model_id integer NOT NULL,
@@ -219,64 +752,321 @@ COMMENT ON TABLE nightlabel.dropped_model IS 'Models whose outcomes were dropped
 
 COMMENT ON COLUMN nightlabel.dropped_model.ended_at IS 'Null while it is under way, or after it was interrupted: the next maintenance brings it to its end.';
 
-CREATE VIEW nightlabel.label_daily AS
+CREATE VIEW nightlabel.duplicate_content AS
+ WITH repeated AS MATERIALIZED (
+         SELECT i_1.content_sha256
+           FROM (nightlabel.object o_1
+             JOIN nightlabel.image i_1 ON ((i_1.image_id = o_1.image_id)))
+          WHERE ((o_1.gone_at IS NULL) AND (i_1.content_sha256 IS NOT NULL))
+          GROUP BY i_1.content_sha256
+         HAVING (count(*) > 1)
+        )
+ SELECT encode(i.content_sha256, 'hex'::text) AS content_sha256,
+    count(*) AS objects,
+    (sum(i.size_bytes))::bigint AS size_bytes,
+    (array_agg(o.bucket ORDER BY o.bucket, o.object_key))[1:10] AS buckets,
+    (array_agg(o.object_key ORDER BY o.bucket, o.object_key))[1:10] AS object_keys,
+    COALESCE(array_agg(DISTINCT best.label ORDER BY best.label) FILTER (WHERE (best.label IS NOT NULL)), '{}'::text[]) AS labels
+   FROM (((repeated r
+     JOIN nightlabel.image i ON ((i.content_sha256 = r.content_sha256)))
+     JOIN nightlabel.object o ON (((o.image_id = i.image_id) AND (o.gone_at IS NULL))))
+     LEFT JOIN LATERAL ( SELECT c.label
+           FROM (nightlabel.production_line p
+             JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
+          WHERE (c.label IS NOT NULL)
+          ORDER BY p.rank
+         LIMIT 1) best ON (true))
+  GROUP BY i.content_sha256;
+
+COMMENT ON VIEW nightlabel.duplicate_content IS 'One row per content that at least two existing objects hold now, with at most ten of their keys and their labels.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.content_sha256 IS 'SHA-256 of the bytes, 64 hexadecimal digits.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.objects IS 'Existing objects that hold these bytes.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.size_bytes IS 'Bytes of all of them together.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.buckets IS 'Bucket of each of object_keys, in the same order.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.object_keys IS 'Keys of the first ten of them, in order of bucket and key.';
+
+COMMENT ON COLUMN nightlabel.duplicate_content.labels IS 'Their different labels, in order; empty while none has one.';
+
+CREATE TABLE nightlabel.forgetting (
+    forgetting_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    bucket text NOT NULL COLLATE pg_catalog."C",
+    prefix_sha256 bytea NOT NULL,
+    is_whole_bucket boolean NOT NULL,
+    reason text NOT NULL,
+    requested_by text DEFAULT SESSION_USER NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    images bigint DEFAULT 0 NOT NULL,
+    objects bigint DEFAULT 0 NOT NULL,
+    outcomes bigint DEFAULT 0 NOT NULL,
+    manifest_refs bigint DEFAULT 0 NOT NULL,
+    listings bigint DEFAULT 0 NOT NULL,
+    runs bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT forgetting_images_check CHECK ((images >= 0)),
+    CONSTRAINT forgetting_listings_check CHECK ((listings >= 0)),
+    CONSTRAINT forgetting_manifest_refs_check CHECK ((manifest_refs >= 0)),
+    CONSTRAINT forgetting_objects_check CHECK ((objects >= 0)),
+    CONSTRAINT forgetting_outcomes_check CHECK ((outcomes >= 0)),
+    CONSTRAINT forgetting_prefix_sha256_check CHECK ((length(prefix_sha256) = 32)),
+    CONSTRAINT forgetting_runs_check CHECK ((runs >= 0))
+);
+
+COMMENT ON TABLE nightlabel.forgetting IS 'Every erasure: who asked for it, when and why, and how many rows it took; nothing of what was erased.';
+
+COMMENT ON COLUMN nightlabel.forgetting.forgetting_id IS 'Its own id.';
+
+COMMENT ON COLUMN nightlabel.forgetting.bucket IS 'Name of the bucket.';
+
+COMMENT ON COLUMN nightlabel.forgetting.prefix_sha256 IS 'SHA-256 of the prefix in UTF-8: a prefix may itself say who somebody is, so only who knows it can find its row.';
+
+COMMENT ON COLUMN nightlabel.forgetting.is_whole_bucket IS 'Whether every object of the bucket was meant: its prefix was empty.';
+
+COMMENT ON COLUMN nightlabel.forgetting.reason IS 'Why, in the words of who asked; empty if they gave none.';
+
+COMMENT ON COLUMN nightlabel.forgetting.requested_by IS 'The login that asked for it.';
+
+COMMENT ON COLUMN nightlabel.forgetting.started_at IS 'When it was asked for.';
+
+COMMENT ON COLUMN nightlabel.forgetting.finished_at IS 'When nothing was left; null while it is under way, or after it was cut short.';
+
+COMMENT ON COLUMN nightlabel.forgetting.images IS 'Image versions that were deleted.';
+
+COMMENT ON COLUMN nightlabel.forgetting.objects IS 'Keys that were deleted.';
+
+COMMENT ON COLUMN nightlabel.forgetting.outcomes IS 'Labels and dead letters that were deleted, by every model.';
+
+COMMENT ON COLUMN nightlabel.forgetting.manifest_refs IS 'Refs of manifests that were replaced by one of an object that is not there.';
+
+COMMENT ON COLUMN nightlabel.forgetting.listings IS 'Listings of prefixes within this one that were deleted.';
+
+COMMENT ON COLUMN nightlabel.forgetting.runs IS 'Runs whose prefix, or address of a manifest, was taken out.';
+
+CREATE VIEW nightlabel.label_by_prefix AS
  SELECT ((o.recorded_at AT TIME ZONE 'UTC'::text))::date AS day,
+    i.bucket,
+    k.prefix,
     m.name AS model_name,
     m.version AS model_version,
     o.label,
     count(*) AS images,
     (avg(o.score))::real AS mean_score
-   FROM (nightlabel.outcome o
+   FROM (((nightlabel.outcome o
+     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
      JOIN nightlabel.model m ON ((m.model_id = o.model_id)))
+     CROSS JOIN LATERAL ( SELECT "left"(i.object_key, strpos(i.object_key, '/'::text)) AS prefix
+         OFFSET 0) k)
   WHERE (o.label IS NOT NULL)
-  GROUP BY (((o.recorded_at AT TIME ZONE 'UTC'::text))::date), m.name, m.version, o.label;
+  GROUP BY (((o.recorded_at AT TIME ZONE 'UTC'::text))::date), i.bucket, k.prefix, m.name, m.version, o.label;
+
+COMMENT ON VIEW nightlabel.label_by_prefix IS 'Images and mean score by UTC day, bucket, first part of the key, model version and label; each outcome counted once.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.day IS 'UTC day on which the label was recorded; name the days, since all of them are the whole ledger.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.bucket IS 'Bucket of the images.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.prefix IS 'The key up to and including its first slash; empty for a key without one.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.model_name IS 'Name of the model that gave the label.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.label IS 'The label; names may repeat, and two classes of one name are counted together.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.images IS 'Image versions that got the label.';
+
+COMMENT ON COLUMN nightlabel.label_by_prefix.mean_score IS 'Mean probability of the label, 0 to 1; weigh it by images when adding rows up.';
+
+CREATE VIEW nightlabel.label_change AS
+ SELECT o.bucket,
+    o.object_key,
+    i.etag,
+    fm.name AS from_model_name,
+    fm.version AS from_model_version,
+    f.label AS from_label,
+    f.label_id AS from_label_id,
+    f.score AS from_score,
+    f.recorded_at AS from_predicted_at,
+    tm.name AS to_model_name,
+    tm.version AS to_model_version,
+    t.label AS to_label,
+    t.label_id AS to_label_id,
+    t.score AS to_score,
+    t.recorded_at AS to_predicted_at
+   FROM (((((nightlabel.object o
+     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
+     JOIN nightlabel.outcome f ON ((f.image_id = o.image_id)))
+     JOIN nightlabel.outcome t ON (((t.image_id = o.image_id) AND (t.model_id > f.model_id) AND (t.label_id <> f.label_id))))
+     JOIN nightlabel.model fm ON ((fm.model_id = f.model_id)))
+     JOIN nightlabel.model tm ON ((tm.model_id = t.model_id)))
+  WHERE (o.gone_at IS NULL);
+
+COMMENT ON VIEW nightlabel.label_change IS 'One row per existing object and pair of models whose labels for its current version differ by id; from is the model registered first.';
+
+COMMENT ON COLUMN nightlabel.label_change.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.label_change.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.label_change.etag IS 'ETag of the current version, without quotes.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_model_name IS 'Name of the model of the two that was registered first.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_label IS 'Its label.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_label_id IS 'Stable id of its label.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_score IS 'Probability of its label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.label_change.from_predicted_at IS 'When its label was recorded.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_model_name IS 'Name of the other model.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_model_version IS 'Version of the other model.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_label IS 'Label of the other model.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_label_id IS 'Stable id of that label; never that of from_label_id.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_score IS 'Probability of that label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.label_change.to_predicted_at IS 'When that label was recorded.';
+
+CREATE TABLE nightlabel.label_count (
+    day date NOT NULL,
+    model_id integer NOT NULL,
+    label text NOT NULL,
+    images bigint NOT NULL,
+    score_sum double precision NOT NULL
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE nightlabel.label_count IS 'Labels recorded, by UTC day and model, but for what label_count_delta holds; label_daily adds both.';
+
+COMMENT ON COLUMN nightlabel.label_count.day IS 'UTC day on which the labels were recorded.';
+
+COMMENT ON COLUMN nightlabel.label_count.model_id IS 'The model version that gave them.';
+
+COMMENT ON COLUMN nightlabel.label_count.label IS 'The label; two classes of one name are counted together.';
+
+COMMENT ON COLUMN nightlabel.label_count.images IS 'Image versions that got the label.';
+
+COMMENT ON COLUMN nightlabel.label_count.score_sum IS 'In double precision, in which a sum of some million scores of single precision loses nothing.';
+
+CREATE TABLE nightlabel.label_count_delta (
+    day date NOT NULL,
+    model_id integer NOT NULL,
+    labels text[] NOT NULL,
+    images bigint[] NOT NULL,
+    score_sums double precision[] NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000');
+
+COMMENT ON TABLE nightlabel.label_count_delta IS 'What was recorded and is not folded into label_count yet: one row a statement, day and model.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.day IS 'UTC day on which the labels were recorded.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.model_id IS 'The model version that gave them.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.labels IS 'The labels, each once; the other arrays are beside it.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.images IS 'Beside labels; negative for what was deleted or changed.';
+
+COMMENT ON COLUMN nightlabel.label_count_delta.score_sums IS 'Sums of the scores, beside labels.';
+
+CREATE VIEW nightlabel.label_daily AS
+ SELECT counted.day,
+    m.name AS model_name,
+    m.version AS model_version,
+    counted.label,
+    counted.images,
+    counted.mean_score
+   FROM (( SELECT parts.day,
+            parts.model_id,
+            parts.label,
+            (sum(parts.images))::bigint AS images,
+            ((sum(parts.score_sum) / (NULLIF(sum(parts.images), (0)::numeric))::double precision))::real AS mean_score
+           FROM ( SELECT label_count.day,
+                    label_count.model_id,
+                    label_count.label,
+                    label_count.images,
+                    label_count.score_sum
+                   FROM nightlabel.label_count
+                UNION ALL
+                 SELECT d.day,
+                    d.model_id,
+                    u.label,
+                    u.images,
+                    u.score_sum
+                   FROM (nightlabel.label_count_delta d
+                     CROSS JOIN LATERAL UNNEST(d.labels, d.images, d.score_sums) u(label, images, score_sum))) parts
+          GROUP BY parts.day, parts.model_id, parts.label
+         HAVING (sum(parts.images) > (0)::numeric)) counted
+     JOIN nightlabel.model m ON ((m.model_id = counted.model_id)));
 
 COMMENT ON VIEW nightlabel.label_daily IS 'Images and mean score by UTC day, model version and label; each outcome counted once.';
 
+COMMENT ON COLUMN nightlabel.label_daily.day IS 'UTC day on which the label was recorded.';
+
+COMMENT ON COLUMN nightlabel.label_daily.model_name IS 'Name of the model that gave the label.';
+
+COMMENT ON COLUMN nightlabel.label_daily.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.label_daily.label IS 'The label; two classes of one name are counted together.';
+
+COMMENT ON COLUMN nightlabel.label_daily.images IS 'Image versions that got the label.';
+
+COMMENT ON COLUMN nightlabel.label_daily.mean_score IS 'Mean probability of the label, 0 to 1; weigh it by images when adding rows up.';
+
 CREATE VIEW nightlabel.latest_prediction AS
- SELECT i.bucket,
-    i.object_key,
+ SELECT o.bucket,
+    o.object_key,
     i.etag,
     i.size_bytes,
     o.last_modified,
-    best.label,
-    best.label_id,
-    best.score,
-    best.top_labels,
-    best.top_scores,
-    m.name AS model_name,
-    m.version AS model_version,
-    best.engine,
-    best.run_id,
-    best.recorded_at AS predicted_at
-   FROM (((nightlabel.object o
-     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
-     CROSS JOIN LATERAL ( SELECT c.image_id,
-            c.model_id,
-            c.label,
-            c.label_id,
-            c.score,
-            c.top_labels,
-            c.top_scores,
-            c.stage,
-            c.error_code,
-            c.message,
-            c.attempts,
-            c.retry_after,
-            c.engine,
-            c.run_id,
-            c.recorded_at,
-            c.decoder,
-            c.is_copied
-           FROM (nightlabel.production_line p
-             JOIN nightlabel.outcome c ON (((c.model_id = p.model_id) AND (c.image_id = o.image_id))))
-          WHERE (c.label IS NOT NULL)
-          ORDER BY p.rank
-         LIMIT 1) best)
-     JOIN nightlabel.model m ON ((m.model_id = best.model_id)))
-  WHERE (o.gone_at IS NULL);
+    c.label,
+    c.label_id,
+    c.score,
+    c.top_labels,
+    c.top_scores,
+    p.name AS model_name,
+    p.version AS model_version,
+    c.engine,
+    c.run_id,
+    c.recorded_at AS predicted_at
+   FROM (((nightlabel.outcome c
+     JOIN ( SELECT line.model_id,
+            line.rank,
+            m.name,
+            m.version
+           FROM (nightlabel.production_line line
+             JOIN nightlabel.model m ON ((m.model_id = line.model_id)))
+         OFFSET 0) p ON ((p.model_id = c.model_id)))
+     JOIN nightlabel.object o ON ((o.image_id = c.image_id)))
+     JOIN nightlabel.image i ON ((i.image_id = c.image_id)))
+  WHERE ((c.label IS NOT NULL) AND (o.gone_at IS NULL) AND (NOT (EXISTS ( SELECT
+           FROM (nightlabel.outcome better
+             JOIN nightlabel.production_line b ON ((b.model_id = better.model_id)))
+          WHERE ((better.image_id = c.image_id) AND (better.label IS NOT NULL) AND (b.rank < p.rank))))));
 
 COMMENT ON VIEW nightlabel.latest_prediction IS 'One row per existing object: the label of its current version by the production model, else by the newest former one.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.etag IS 'ETag of the version that was labelled, without quotes.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.size_bytes IS 'Size of that version.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.last_modified IS 'When the object was written, as the store says.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.label IS 'Best label; names may repeat.';
 
 COMMENT ON COLUMN nightlabel.latest_prediction.label_id IS 'Stable id of the label; label names may repeat, ids do not.';
 
@@ -284,7 +1074,17 @@ COMMENT ON COLUMN nightlabel.latest_prediction.score IS 'Probability of the labe
 
 COMMENT ON COLUMN nightlabel.latest_prediction.top_labels IS 'Best labels, best first, beside top_scores.';
 
+COMMENT ON COLUMN nightlabel.latest_prediction.top_scores IS 'Probabilities of top_labels, in the same order.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.model_name IS 'Name of the model that gave the label.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.engine IS 'What executed the model.';
+
 COMMENT ON COLUMN nightlabel.latest_prediction.run_id IS 'The run that recorded it; see run_summary.';
+
+COMMENT ON COLUMN nightlabel.latest_prediction.predicted_at IS 'When the label was recorded.';
 
 CREATE TABLE nightlabel.listing (
     bucket text NOT NULL COLLATE pg_catalog."C",
@@ -293,6 +1093,10 @@ CREATE TABLE nightlabel.listing (
 );
 
 COMMENT ON TABLE nightlabel.listing IS 'The newest complete listing of each prefix; an older one that ends later changes nothing.';
+
+COMMENT ON COLUMN nightlabel.listing.bucket IS 'Bucket that was listed.';
+
+COMMENT ON COLUMN nightlabel.listing.prefix IS 'Prefix that was listed; empty for the whole bucket.';
 
 COMMENT ON COLUMN nightlabel.listing.listed_at IS 'When it began.';
 
@@ -305,7 +1109,11 @@ CREATE TABLE nightlabel.maintenance_position (
 
 COMMENT ON TABLE nightlabel.maintenance_position IS 'Where a step of maintenance was when its time was up; the next one begins there. No row: at the beginning.';
 
+COMMENT ON COLUMN nightlabel.maintenance_position.step IS 'The step of maintenance.';
+
 COMMENT ON COLUMN nightlabel.maintenance_position.block IS 'Block of the table that the step reads.';
+
+COMMENT ON COLUMN nightlabel.maintenance_position.stopped_at IS 'When its time was up.';
 
 CREATE TABLE nightlabel.manifest_chunk (
     run_id uuid NOT NULL,
@@ -323,6 +1131,24 @@ CREATE TABLE nightlabel.manifest_chunk (
 
 COMMENT ON TABLE nightlabel.manifest_chunk IS 'The ordered image refs of a shard, at most 1,000 a row; dropped some days after the run.';
 
+COMMENT ON COLUMN nightlabel.manifest_chunk.run_id IS 'The run.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.plan_number IS 'The plan of the run.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.shard_number IS 'The shard of the plan.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.chunk_number IS 'Place of the row in the shard''s manifest, from 0.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.bucket IS 'Bucket of the objects.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.image_id IS 'The image versions; the arrays are beside one another.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.object_key IS 'Their keys, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.etag IS 'Their ETags, without quotes.';
+
+COMMENT ON COLUMN nightlabel.manifest_chunk.size_bytes IS 'Their sizes.';
+
 COMMENT ON COLUMN nightlabel.manifest_chunk.prior_attempts IS 'Attempts that the ledger held when planned; above 0 for a dead letter that is tried again.';
 
 ALTER TABLE nightlabel.model ALTER COLUMN model_id ADD GENERATED ALWAYS AS IDENTITY (
@@ -333,6 +1159,94 @@ ALTER TABLE nightlabel.model ALTER COLUMN model_id ADD GENERATED ALWAYS AS IDENT
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE VIEW nightlabel.never_labelled AS
+ SELECT o.bucket,
+    o.object_key,
+    i.etag,
+    i.size_bytes,
+    o.last_modified,
+    i.first_seen_at
+   FROM (nightlabel.object o
+     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
+  WHERE ((o.gone_at IS NULL) AND (NOT (EXISTS ( SELECT
+           FROM (nightlabel.production_line p
+             JOIN nightlabel.outcome c ON ((c.model_id = p.model_id)))
+          WHERE (c.image_id = o.image_id)))));
+
+COMMENT ON VIEW nightlabel.never_labelled IS 'One row per existing object whose current version has neither a label nor a dead letter by any model of the production line.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.etag IS 'ETag of the current version, without quotes.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.size_bytes IS 'Size of the current version.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.last_modified IS 'When the object was written, as the store says.';
+
+COMMENT ON COLUMN nightlabel.never_labelled.first_seen_at IS 'When a listing showed this version first.';
+
+CREATE VIEW nightlabel.object_outcome AS
+ SELECT o.bucket,
+    o.object_key,
+    i.etag,
+    m.name AS model_name,
+    m.version AS model_version,
+    c.label,
+    c.label_id,
+    c.score,
+    c.is_copied,
+    c.stage,
+    c.error_code,
+    c.message,
+    c.attempts,
+    c.retry_after,
+    c.engine,
+    c.run_id,
+    c.recorded_at
+   FROM (((nightlabel.object o
+     JOIN nightlabel.image i ON ((i.image_id = o.image_id)))
+     JOIN nightlabel.outcome c ON ((c.image_id = o.image_id)))
+     JOIN nightlabel.model m ON ((m.model_id = c.model_id)))
+  WHERE (o.gone_at IS NULL);
+
+COMMENT ON VIEW nightlabel.object_outcome IS 'One row per existing object and model version that has an outcome for its current version: a label or an error.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.etag IS 'ETag of the current version, without quotes.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.model_name IS 'Name of the model that the outcome is of.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.label IS 'Best label; null for a dead letter.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.label_id IS 'Stable id of the label; null for a dead letter.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.score IS 'Probability of the label, 0 to 1; null for a dead letter.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.is_copied IS 'Whether the label was taken over from equal content instead of computed.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.stage IS 'Of a dead letter: the stage that gave up; null for a label.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.error_code IS 'Of a dead letter: its stable code; null for a label.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.message IS 'Of a dead letter: what was found and what to do; null for a label.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.attempts IS 'How many runs tried the image with this model.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.retry_after IS 'Of a dead letter: from when the nightly run tries again; null when it is permanent.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.engine IS 'What executed the model.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.run_id IS 'The run that recorded it; see run_summary.';
+
+COMMENT ON COLUMN nightlabel.object_outcome.recorded_at IS 'When it was recorded.';
 
 CREATE TABLE nightlabel.run (
     run_id uuid NOT NULL,
@@ -370,11 +1284,49 @@ CREATE TABLE nightlabel.run (
 
 COMMENT ON TABLE nightlabel.run IS 'One execution, however started; command line and REST runs have a dag_id of their own.';
 
+COMMENT ON COLUMN nightlabel.run.run_id IS 'Id of the run.';
+
+COMMENT ON COLUMN nightlabel.run.dag_id IS 'The Dag that it ran in; cli or rest where Airflow did not start it.';
+
+COMMENT ON COLUMN nightlabel.run.airflow_run_id IS 'Airflow''s own id of the run; null where Airflow did not start it.';
+
+COMMENT ON COLUMN nightlabel.run.bucket IS 'Bucket that the run looked at.';
+
+COMMENT ON COLUMN nightlabel.run.prefix IS 'Prefix that the run looked at; empty for the whole bucket.';
+
+COMMENT ON COLUMN nightlabel.run.parameters IS 'The request in full, as it was given.';
+
+COMMENT ON COLUMN nightlabel.run.model_id IS 'The model version that the run was planned with, whatever is promoted meanwhile.';
+
 COMMENT ON COLUMN nightlabel.run.plan_number IS 'Grows when discovery is repeated; only shards of this plan count.';
+
+COMMENT ON COLUMN nightlabel.run.state IS 'planned, running, succeeded or failed.';
+
+COMMENT ON COLUMN nightlabel.run.message IS 'Why the run failed; null otherwise.';
+
+COMMENT ON COLUMN nightlabel.run.started_at IS 'When the run began.';
+
+COMMENT ON COLUMN nightlabel.run.finished_at IS 'When it ended; null while it runs.';
+
+COMMENT ON COLUMN nightlabel.run.max_dead_ratio IS 'Share of dead letters above which the run fails, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run.min_images_for_ratio IS 'From how many images on the share of dead letters is judged.';
+
+COMMENT ON COLUMN nightlabel.run.discovered IS 'Objects that the listing, the manifest or the inventory showed.';
+
+COMMENT ON COLUMN nightlabel.run.already_done IS 'Objects whose current version had an outcome before the run.';
+
+COMMENT ON COLUMN nightlabel.run.deferred IS 'Left for a later run by max_images or the time budget.';
 
 COMMENT ON COLUMN nightlabel.run.carried_labelled IS 'Labels that the run recorded under former plans; likewise carried_dead.';
 
+COMMENT ON COLUMN nightlabel.run.carried_dead IS 'Dead letters that the run recorded under former plans.';
+
+COMMENT ON COLUMN nightlabel.run.list_s IS 'Seconds of the listing.';
+
 COMMENT ON COLUMN nightlabel.run.plan_attempt IS 'Fencing token of discovery: a plan of an older try of the task is refused.';
+
+COMMENT ON COLUMN nightlabel.run.carried_copied IS 'Labels among carried_labelled that were copied from equal content.';
 
 CREATE TABLE nightlabel.shard (
     run_id uuid NOT NULL,
@@ -413,11 +1365,45 @@ WITH (fillfactor='50');
 
 COMMENT ON TABLE nightlabel.shard IS 'A slice of a run''s manifest: unit of a task and of a retry; counts are added by the batches'' transactions.';
 
+COMMENT ON COLUMN nightlabel.shard.run_id IS 'The run.';
+
+COMMENT ON COLUMN nightlabel.shard.plan_number IS 'The plan of the run that the shard belongs to.';
+
+COMMENT ON COLUMN nightlabel.shard.shard_number IS 'Number of the shard in its plan, from 0.';
+
+COMMENT ON COLUMN nightlabel.shard.device IS 'cpu or gpu: the queue that works on it.';
+
+COMMENT ON COLUMN nightlabel.shard.state IS 'planned, running, done, or superseded by a later plan.';
+
 COMMENT ON COLUMN nightlabel.shard.attempt IS 'Fencing token: a write that carries another number is refused.';
 
 COMMENT ON COLUMN nightlabel.shard.batches IS 'Batches that the present attempt has recorded; a batch is sent with its number and recorded once.';
 
+COMMENT ON COLUMN nightlabel.shard.images IS 'Image refs in the shard.';
+
+COMMENT ON COLUMN nightlabel.shard.labelled IS 'Labels recorded by the shard, the copied ones included.';
+
+COMMENT ON COLUMN nightlabel.shard.copied IS 'Labels taken over from equal content instead of computed.';
+
+COMMENT ON COLUMN nightlabel.shard.dead IS 'Dead letters recorded by the shard.';
+
+COMMENT ON COLUMN nightlabel.shard.gone IS 'Deleted or overwritten between listing and reading.';
+
+COMMENT ON COLUMN nightlabel.shard.done_elsewhere IS 'Recorded first by another run.';
+
 COMMENT ON COLUMN nightlabel.shard.fetch_s IS 'Seconds added over the threads of the stage; likewise the other three.';
+
+COMMENT ON COLUMN nightlabel.shard.decode_s IS 'Seconds of decoding, added over the threads of the stage.';
+
+COMMENT ON COLUMN nightlabel.shard.predict_s IS 'Seconds of the model, added over the threads of the stage.';
+
+COMMENT ON COLUMN nightlabel.shard.write_s IS 'Seconds of writing outcomes, added over the threads of the stage.';
+
+COMMENT ON COLUMN nightlabel.shard.started_at IS 'When its first attempt began.';
+
+COMMENT ON COLUMN nightlabel.shard.heartbeat_at IS 'When an attempt last recorded something.';
+
+COMMENT ON COLUMN nightlabel.shard.finished_at IS 'When it was done; null before.';
 
 COMMENT ON COLUMN nightlabel.shard.ended_attempt IS 'The newest attempt that said that it ended; one that did not was killed, or its process died.';
 
@@ -426,6 +1412,88 @@ COMMENT ON COLUMN nightlabel.shard.unclean_ends IS 'Attempts that ended without 
 COMMENT ON COLUMN nightlabel.shard.in_flight IS 'Most refs without outcome that the present attempt may have begun: after an unclean end the first so many are suspects.';
 
 COMMENT ON COLUMN nightlabel.shard.is_isolated IS 'Whether every image of the shard is decoded in a process apart, since one killed its decoder.';
+
+CREATE VIEW nightlabel.run_cost AS
+ SELECT r.run_id,
+    r.dag_id,
+    r.state,
+    r.started_at,
+    r.finished_at,
+    m.name AS model_name,
+    m.version AS model_version,
+    spent.images,
+    spent.copied,
+    spent.run_s,
+    (((spent.images)::double precision / NULLIF(spent.run_s, (0)::double precision)))::real AS images_per_second,
+    r.list_s,
+    spent.fetch_s,
+    spent.decode_s,
+    spent.predict_s,
+    spent.write_s,
+    spent.worker_s,
+    (((spent.worker_s * (1000)::double precision) / (NULLIF(spent.images, 0))::double precision))::real AS seconds_per_1000,
+    (spent.fetch_s / NULLIF(spent.worker_s, (0)::double precision)) AS fetch_share,
+    (spent.decode_s / NULLIF(spent.worker_s, (0)::double precision)) AS decode_share,
+    (spent.predict_s / NULLIF(spent.worker_s, (0)::double precision)) AS predict_share,
+    (spent.write_s / NULLIF(spent.worker_s, (0)::double precision)) AS write_share
+   FROM ((nightlabel.run r
+     JOIN nightlabel.model m ON ((m.model_id = r.model_id)))
+     CROSS JOIN LATERAL ( SELECT (((COALESCE(sum((s.labelled + s.dead)) FILTER (WHERE (s.plan_number = r.plan_number)), (0)::numeric) + (r.carried_labelled)::numeric) + (r.carried_dead)::numeric))::bigint AS images,
+            ((COALESCE(sum(s.copied) FILTER (WHERE (s.plan_number = r.plan_number)), (0)::numeric) + (r.carried_copied)::numeric))::bigint AS copied,
+            (EXTRACT(epoch FROM (COALESCE(r.finished_at, clock_timestamp()) - r.started_at)))::real AS run_s,
+            COALESCE(sum(s.fetch_s), (0)::real) AS fetch_s,
+            COALESCE(sum(s.decode_s), (0)::real) AS decode_s,
+            COALESCE(sum(s.predict_s), (0)::real) AS predict_s,
+            COALESCE(sum(s.write_s), (0)::real) AS write_s,
+            COALESCE(sum((((s.fetch_s + s.decode_s) + s.predict_s) + s.write_s)), (0)::real) AS worker_s
+           FROM nightlabel.shard s
+          WHERE (s.run_id = r.run_id)) spent);
+
+COMMENT ON VIEW nightlabel.run_cost IS 'One row per run: images per second, seconds of each stage added over threads and shards, seconds per 1,000 images.';
+
+COMMENT ON COLUMN nightlabel.run_cost.run_id IS 'The run; see run_summary for its books.';
+
+COMMENT ON COLUMN nightlabel.run_cost.dag_id IS 'The Dag that it ran in; cli or rest where Airflow did not start it.';
+
+COMMENT ON COLUMN nightlabel.run_cost.state IS 'planned, running, succeeded or failed.';
+
+COMMENT ON COLUMN nightlabel.run_cost.started_at IS 'When the run began.';
+
+COMMENT ON COLUMN nightlabel.run_cost.finished_at IS 'When it ended; null while it runs.';
+
+COMMENT ON COLUMN nightlabel.run_cost.model_name IS 'Name of the model that the run was planned with.';
+
+COMMENT ON COLUMN nightlabel.run_cost.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.run_cost.images IS 'Labels and dead letters that the run recorded.';
+
+COMMENT ON COLUMN nightlabel.run_cost.copied IS 'Labels among them that were taken over from equal content, which costs next to nothing.';
+
+COMMENT ON COLUMN nightlabel.run_cost.run_s IS 'Seconds from the start of the run to its end, or to now while it runs.';
+
+COMMENT ON COLUMN nightlabel.run_cost.images_per_second IS 'images over run_s.';
+
+COMMENT ON COLUMN nightlabel.run_cost.list_s IS 'Seconds of the listing; not part of worker_s.';
+
+COMMENT ON COLUMN nightlabel.run_cost.fetch_s IS 'Seconds of fetching, added over threads, shards and plans.';
+
+COMMENT ON COLUMN nightlabel.run_cost.decode_s IS 'Seconds of decoding, likewise.';
+
+COMMENT ON COLUMN nightlabel.run_cost.predict_s IS 'Seconds of the model, likewise.';
+
+COMMENT ON COLUMN nightlabel.run_cost.write_s IS 'Seconds of writing outcomes, likewise.';
+
+COMMENT ON COLUMN nightlabel.run_cost.worker_s IS 'The four stages added up; stages overlap, so it may be more than run_s.';
+
+COMMENT ON COLUMN nightlabel.run_cost.seconds_per_1000 IS 'worker_s for each 1,000 images.';
+
+COMMENT ON COLUMN nightlabel.run_cost.fetch_share IS 'Share of fetching in worker_s, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run_cost.decode_share IS 'Share of decoding in worker_s, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run_cost.predict_share IS 'Share of the model in worker_s, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run_cost.write_share IS 'Share of writing in worker_s, 0 to 1.';
 
 CREATE VIEW nightlabel.run_summary AS
  SELECT r.run_id,
@@ -468,6 +1536,24 @@ CREATE VIEW nightlabel.run_summary AS
 
 COMMENT ON VIEW nightlabel.run_summary IS 'One row per run; discovered = already_done + deferred + labelled + dead + gone + done_elsewhere + unfinished.';
 
+COMMENT ON COLUMN nightlabel.run_summary.run_id IS 'Id of the run.';
+
+COMMENT ON COLUMN nightlabel.run_summary.dag_id IS 'classify_images or retry_dead_letters; cli for the command line.';
+
+COMMENT ON COLUMN nightlabel.run_summary.airflow_run_id IS 'Airflow''s own id of the run; null where Airflow did not start it.';
+
+COMMENT ON COLUMN nightlabel.run_summary.state IS 'planned, running, succeeded or failed.';
+
+COMMENT ON COLUMN nightlabel.run_summary.started_at IS 'When the run began.';
+
+COMMENT ON COLUMN nightlabel.run_summary.finished_at IS 'When it ended; null while it runs.';
+
+COMMENT ON COLUMN nightlabel.run_summary.model_name IS 'Name of the model that the run was planned with.';
+
+COMMENT ON COLUMN nightlabel.run_summary.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.run_summary.discovered IS 'Objects that the listing, the manifest or the inventory showed; in a retry, the dead letters that matched.';
+
 COMMENT ON COLUMN nightlabel.run_summary.already_done IS 'Objects whose current version had an outcome before the run.';
 
 COMMENT ON COLUMN nightlabel.run_summary.deferred IS 'Left for a later run by max_images or the time budget.';
@@ -476,11 +1562,25 @@ COMMENT ON COLUMN nightlabel.run_summary.labelled IS 'Labels recorded by this ru
 
 COMMENT ON COLUMN nightlabel.run_summary.copied IS 'Labels taken over from equal content instead of computed.';
 
+COMMENT ON COLUMN nightlabel.run_summary.dead IS 'Dead letters recorded by this run.';
+
 COMMENT ON COLUMN nightlabel.run_summary.gone IS 'Deleted or overwritten between listing and reading; the next run finds what is there.';
 
 COMMENT ON COLUMN nightlabel.run_summary.done_elsewhere IS 'Recorded first by another run.';
 
 COMMENT ON COLUMN nightlabel.run_summary.unfinished IS 'In shards that ran out of retries; zero in a successful run.';
+
+COMMENT ON COLUMN nightlabel.run_summary.images_per_second IS 'Labelled and dead, over the time since the start of the run.';
+
+COMMENT ON COLUMN nightlabel.run_summary.list_s IS 'Seconds of the listing.';
+
+COMMENT ON COLUMN nightlabel.run_summary.fetch_s IS 'Seconds of fetching, added over threads and shards of the newest plan.';
+
+COMMENT ON COLUMN nightlabel.run_summary.decode_s IS 'Seconds of decoding, likewise.';
+
+COMMENT ON COLUMN nightlabel.run_summary.predict_s IS 'Seconds of the model, likewise.';
+
+COMMENT ON COLUMN nightlabel.run_summary.write_s IS 'Seconds of writing outcomes, likewise.';
 
 CREATE TABLE nightlabel.schema_compatibility (
     revision text NOT NULL,
@@ -489,6 +1589,8 @@ CREATE TABLE nightlabel.schema_compatibility (
 );
 
 COMMENT ON TABLE nightlabel.schema_compatibility IS 'Which code may work on each revision of the schema, as its migration says; code of a newer revision migrates first.';
+
+COMMENT ON COLUMN nightlabel.schema_compatibility.revision IS 'Number of a migration.';
 
 COMMENT ON COLUMN nightlabel.schema_compatibility.oldest_code IS 'The oldest revision whose code reads and writes this one correctly.';
 
@@ -505,8 +1607,14 @@ ALTER TABLE ONLY nightlabel.alembic_version
 ALTER TABLE ONLY nightlabel.dropped_model
     ADD CONSTRAINT dropped_model_pkey PRIMARY KEY (model_id, dropped_at);
 
+ALTER TABLE ONLY nightlabel.forgetting
+    ADD CONSTRAINT forgetting_pkey PRIMARY KEY (forgetting_id);
+
 ALTER TABLE ONLY nightlabel.image
     ADD CONSTRAINT image_pkey PRIMARY KEY (image_id);
+
+ALTER TABLE ONLY nightlabel.label_count
+    ADD CONSTRAINT label_count_pkey PRIMARY KEY (day, model_id, label);
 
 ALTER TABLE ONLY nightlabel.listing
     ADD CONSTRAINT listing_pkey PRIMARY KEY (bucket, prefix);
@@ -547,13 +1655,27 @@ ALTER TABLE ONLY nightlabel.shard
 ALTER TABLE ONLY nightlabel.view_file
     ADD CONSTRAINT view_file_pkey PRIMARY KEY (name);
 
+CREATE UNIQUE INDEX forgetting_unfinished ON nightlabel.forgetting USING btree (bucket, prefix_sha256) WHERE (finished_at IS NULL);
+
 CREATE INDEX image_etag_md5 ON nightlabel.image USING hash (etag) WHERE is_etag_md5;
 
 CREATE UNIQUE INDEX model_alias_current ON nightlabel.model_alias USING btree (alias) WHERE (valid_to IS NULL);
 
 CREATE INDEX object_image_id ON nightlabel.object USING btree (image_id);
 
+CREATE INDEX outcome_day ON ONLY nightlabel.outcome USING brin ((((recorded_at AT TIME ZONE 'UTC'::text))::date) date_minmax_multi_ops) WITH (autosummarize='on');
+
+CREATE INDEX outcome_dead_letter ON ONLY nightlabel.outcome USING btree (recorded_at DESC) WHERE (error_code IS NOT NULL);
+
+CREATE INDEX outcome_label ON ONLY nightlabel.outcome USING btree (label, recorded_at DESC) WHERE (label IS NOT NULL);
+
 CREATE INDEX run_started_at ON nightlabel.run USING btree (started_at);
+
+CREATE TRIGGER count_deleted_labels AFTER DELETE ON nightlabel.outcome REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_deleted_labels();
+
+CREATE TRIGGER count_inserted_labels AFTER INSERT ON nightlabel.outcome REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_inserted_labels();
+
+CREATE TRIGGER count_updated_labels AFTER UPDATE ON nightlabel.outcome REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_updated_labels();
 
 ALTER TABLE ONLY nightlabel.model_alias
     ADD CONSTRAINT model_alias_model_id_fkey FOREIGN KEY (model_id) REFERENCES nightlabel.model(model_id);
@@ -570,8 +1692,42 @@ GRANT USAGE ON SCHEMA nightlabel TO nightlabel_reader;
 REVOKE ALL ON FUNCTION nightlabel.add_outcome_partition(new_model_id integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION nightlabel.add_outcome_partition(new_model_id integer) TO nightlabel_writer;
 
+REVOKE ALL ON FUNCTION nightlabel.analyze_ledger() FROM PUBLIC;
+GRANT ALL ON FUNCTION nightlabel.analyze_ledger() TO nightlabel_writer;
+
+REVOKE ALL ON FUNCTION nightlabel.begin_forgetting(wanted_bucket text, wanted_prefix text, why text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_deleted_labels() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_forgettable(wanted_bucket text, wanted_prefix text, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint, OUT examples text[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_inserted_labels() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_labels_of(ledger regclass) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.count_updated_labels() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION nightlabel.drop_old_manifests(older_than interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION nightlabel.drop_old_manifests(older_than interval) TO nightlabel_writer;
+
+REVOKE ALL ON FUNCTION nightlabel.finish_forgetting(id uuid, wanted_bucket text, wanted_prefix text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.fold_label_counts() FROM PUBLIC;
+GRANT ALL ON FUNCTION nightlabel.fold_label_counts() TO nightlabel_writer;
+
+REVOKE ALL ON FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.forget_in_chunk(id uuid, wanted_bucket text, wanted_prefix text, in_run uuid, in_plan integer, in_shard integer, in_chunk integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.forget_names(id uuid, wanted_bucket text, wanted_prefix text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.forgettable_chunks(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.forgettable_images(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.forgotten(id uuid, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.runs_at_work(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
 
 GRANT SELECT ON TABLE nightlabel.alembic_version TO nightlabel_writer;
 
@@ -590,7 +1746,23 @@ GRANT SELECT ON TABLE nightlabel.production_line TO nightlabel_writer;
 GRANT SELECT ON TABLE nightlabel.dead_letter_open TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.dead_letter_open TO nightlabel_writer;
 
+GRANT SELECT ON TABLE nightlabel.dead_letter_reason TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.dead_letter_reason TO nightlabel_writer;
+
 GRANT SELECT ON TABLE nightlabel.dropped_model TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.duplicate_content TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.duplicate_content TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.label_by_prefix TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.label_by_prefix TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.label_change TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.label_change TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.label_count TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.label_count_delta TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.label_daily TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.label_daily TO nightlabel_writer;
@@ -604,9 +1776,18 @@ GRANT SELECT ON TABLE nightlabel.maintenance_position TO nightlabel_writer;
 
 GRANT SELECT,INSERT ON TABLE nightlabel.manifest_chunk TO nightlabel_writer;
 
+GRANT SELECT ON TABLE nightlabel.never_labelled TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.never_labelled TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.object_outcome TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.object_outcome TO nightlabel_writer;
+
 GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.run TO nightlabel_writer;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.shard TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.run_cost TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.run_cost TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_writer;

@@ -3,7 +3,8 @@
 -- Rule:    the production model's label, else that of the newest former production model; no row while only dead.
 -- Readers: analysts, the results gallery, the REST API.
 -- Plans:   from either end, whatever the size: by key from object, by label and newest first from the ledger's index
---          (label, recorded_at), which an ORDER BY predicted_at DESC LIMIT reads as far as it has to.
+--          (label, recorded_at), which an ORDER BY predicted_at DESC LIMIT reads as far as it has to. The few models are
+--          put together apart (OFFSET 0): by key, most of the time goes into the search for an order of joins.
 CREATE OR REPLACE VIEW nightlabel.latest_prediction AS
 SELECT
     o.bucket,
@@ -16,16 +17,20 @@ SELECT
     c.score,
     c.top_labels,
     c.top_scores,
-    m.name AS model_name,
-    m.version AS model_version,
+    p.name AS model_name,
+    p.version AS model_version,
     c.engine,
     c.run_id,
     c.recorded_at AS predicted_at
 FROM nightlabel.outcome AS c
-JOIN nightlabel.production_line AS p ON p.model_id = c.model_id
+JOIN (
+    SELECT line.model_id, line.rank, m.name, m.version
+    FROM nightlabel.production_line AS line
+    JOIN nightlabel.model AS m ON m.model_id = line.model_id
+    OFFSET 0
+) AS p ON p.model_id = c.model_id
 JOIN nightlabel.object AS o ON o.image_id = c.image_id
 JOIN nightlabel.image AS i ON i.image_id = c.image_id
-JOIN nightlabel.model AS m ON m.model_id = c.model_id
 WHERE c.label IS NOT NULL
     AND o.gone_at IS NULL
     AND NOT EXISTS (

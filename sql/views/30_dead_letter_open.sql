@@ -15,15 +15,19 @@ SELECT
     d.attempts,
     d.retry_after IS NULL AS permanent,
     d.retry_after,
-    m.name AS model_name,
-    m.version AS model_version,
+    p.name AS model_name,
+    p.version AS model_version,
     d.run_id,
     d.recorded_at AS failed_at
 FROM nightlabel.outcome AS d
-JOIN nightlabel.production_line AS p ON p.model_id = d.model_id
+JOIN (
+    SELECT line.model_id, line.rank, m.name, m.version
+    FROM nightlabel.production_line AS line
+    JOIN nightlabel.model AS m ON m.model_id = line.model_id
+    OFFSET 0
+) AS p ON p.model_id = d.model_id
 JOIN nightlabel.object AS o ON o.image_id = d.image_id
 JOIN nightlabel.image AS i ON i.image_id = d.image_id
-JOIN nightlabel.model AS m ON m.model_id = d.model_id
 WHERE d.error_code IS NOT NULL
     AND o.gone_at IS NULL
     AND NOT EXISTS (

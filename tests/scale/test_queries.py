@@ -47,7 +47,7 @@ DAY = date(2026, 10, 20)
 FREQUENT, MIDDLING, RARE, UNKNOWN = "label 1", "label 300", "rare", "of no image"
 LISTED = 100_000
 BATCH = 16
-WRITERS = 2
+WRITERS = 4
 MOST_SLOWER = 1.5
 NOISE_MS = 2.0
 """By so much any figure may differ; what is slower by less than that is not slower."""
