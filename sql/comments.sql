@@ -159,8 +159,15 @@ COMMENT ON COLUMN nightlabel.label_count_delta.model_id IS 'The model version th
 COMMENT ON COLUMN nightlabel.label_count_delta.labels IS 'The labels, each once; the other arrays are beside it.';
 COMMENT ON COLUMN nightlabel.label_count_delta.score_sums IS 'Sums of the scores, beside labels.';
 
-
 COMMENT ON COLUMN nightlabel.schema_compatibility.revision IS 'Number of a migration.';
 
 COMMENT ON COLUMN nightlabel.maintenance_position.step IS 'The step of maintenance.';
 COMMENT ON COLUMN nightlabel.maintenance_position.stopped_at IS 'When its time was up.';
+
+COMMENT ON COLUMN nightlabel.dropped_model.model_id IS 'The model version.';
+COMMENT ON COLUMN nightlabel.dropped_model.dropped_at IS 'When the drop began.';
+COMMENT ON COLUMN nightlabel.dropped_model.dropped_by IS 'The login that asked for it.';
+COMMENT ON COLUMN nightlabel.dropped_model.outcomes IS 'Labels and dead letters that went with it.';
+
+COMMENT ON COLUMN nightlabel.view_file.name IS 'The view.';
+COMMENT ON COLUMN nightlabel.view_file.sha256 IS 'Of the file, in hexadecimal digits.';

@@ -9,8 +9,9 @@ GRANT SELECT ON
     TO nightlabel_reader;
 
 -- Workers read everything, also what nobody grants a right to below (nightlabel.alembic_version,
--- nightlabel.schema_compatibility, nightlabel.production_line, nightlabel.maintenance_position, and nightlabel.label_count
--- with nightlabel.label_count_delta, which the ledger's triggers write), but for the record of what was forgotten: that is the owner's.
+-- nightlabel.schema_compatibility, nightlabel.view_file, nightlabel.production_line, nightlabel.maintenance_position,
+-- nightlabel.dropped_model, and nightlabel.label_count with nightlabel.label_count_delta, which the ledger's triggers
+-- write), but for the record of what was forgotten: that is the owner's.
 GRANT SELECT ON ALL TABLES IN SCHEMA nightlabel TO nightlabel_writer;
 REVOKE ALL ON nightlabel.forgetting FROM nightlabel_writer;
 GRANT INSERT, UPDATE ON

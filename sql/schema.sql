@@ -750,6 +750,14 @@ CREATE TABLE nightlabel.dropped_model (
 
 COMMENT ON TABLE nightlabel.dropped_model IS 'Models whose outcomes were dropped as a whole, by whom and how many; the model stays registered and may get new ones.';
 
+COMMENT ON COLUMN nightlabel.dropped_model.model_id IS 'The model version.';
+
+COMMENT ON COLUMN nightlabel.dropped_model.dropped_at IS 'When the drop began.';
+
+COMMENT ON COLUMN nightlabel.dropped_model.dropped_by IS 'The login that asked for it.';
+
+COMMENT ON COLUMN nightlabel.dropped_model.outcomes IS 'Labels and dead letters that went with it.';
+
 COMMENT ON COLUMN nightlabel.dropped_model.ended_at IS 'Null while it is under way, or after it was interrupted: the next maintenance brings it to its end.';
 
 CREATE VIEW nightlabel.duplicate_content AS
@@ -1600,6 +1608,10 @@ CREATE TABLE nightlabel.view_file (
 );
 
 COMMENT ON TABLE nightlabel.view_file IS 'The file that each view was made of last, by its SHA-256: one that is the same is not made again, which would wait for its readers.';
+
+COMMENT ON COLUMN nightlabel.view_file.name IS 'The view.';
+
+COMMENT ON COLUMN nightlabel.view_file.sha256 IS 'Of the file, in hexadecimal digits.';
 
 ALTER TABLE ONLY nightlabel.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);

@@ -93,7 +93,7 @@ def columns_of(ledger: Ledger) -> dict[str, list[str]]:
     for row in ledger.rows(
         "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 "
         "AND NOT a.attisdropped WHERE c.relnamespace = 'nightlabel'::regnamespace AND c.relkind IN ('r', 'p') "
-        "AND NOT c.relispartition AND c.relname NOT IN ('alembic_version', 'schema_compatibility') "
+        "AND NOT c.relispartition AND c.relname NOT IN ('alembic_version', 'schema_compatibility', 'view_file') "
         "ORDER BY c.relname, a.attnum"
     ):
         found.setdefault(row["relname"], []).append(f'"{row["attname"]}"')
