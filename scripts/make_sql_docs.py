@@ -389,14 +389,7 @@ def page(connection: Connection[Any], found: Sequence[Query]) -> str:
         "views": lambda _: "\n".join(f"- [`{one.name}`](#{one.name}): {cell(one.comment)}" for one in views.values()),
     }
     text = TEMPLATE.read_text(encoding="utf-8")
-    text = re.sub(r"<!-- (\w+)(?: (\w+))? -->", lambda mark: fillings[mark[1]](mark[2] or ""), text)
-    # A line of the list of further pages stands there once its page does.
-    there = [
-        line
-        for line in text.splitlines(keepends=True)
-        if not (link := re.match(r"- \[[^]]*\]\((\w[\w-]*\.md)\)", line)) or (PAGE.parent / link[1]).exists()
-    ]
-    return "".join(there)
+    return re.sub(r"<!-- (\w+)(?: (\w+))? -->", lambda mark: fillings[mark[1]](mark[2] or ""), text)
 
 
 def sources(connection: Connection[Any]) -> str:

@@ -9,18 +9,19 @@ CREATE FUNCTION nightlabel.add_outcome_partition(new_model_id integer) RETURNS v
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
     AS $$
+DECLARE
+    partition text := format('nightlabel.%I', 'outcome_model_' || new_model_id);
 BEGIN
     IF NOT EXISTS (SELECT FROM nightlabel.model WHERE model_id = new_model_id) THEN
         RAISE EXCEPTION 'model % is not registered', new_model_id;
     END IF;
-    IF to_regclass(format('nightlabel.%I', 'outcome_model_' || new_model_id)) IS NOT NULL THEN
+    PERFORM pg_advisory_xact_lock(hashtextextended(partition, 0));
+    IF to_regclass(partition) IS NOT NULL THEN
         RETURN;
     END IF;
-    EXECUTE format(
-        'CREATE TABLE IF NOT EXISTS nightlabel.%I PARTITION OF nightlabel.outcome FOR VALUES IN (%L)',
-        'outcome_model_' || new_model_id, new_model_id
-    );
-    PERFORM nightlabel.count_labels_of(format('nightlabel.%I', 'outcome_model_' || new_model_id)::regclass);
+    EXECUTE format('CREATE TABLE %s (LIKE nightlabel.outcome INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition);
+    EXECUTE format('ALTER TABLE nightlabel.outcome ATTACH PARTITION %s FOR VALUES IN (%L)', partition, new_model_id);
+    PERFORM nightlabel.count_labels_of(partition::regclass);
 END
 $$;
 

@@ -175,21 +175,23 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 -- ;;
--- Partitions get their indexes from the ledger, and their triggers here.
+-- Partitions get their keys and indexes from the ledger when they are attached, and their triggers here. Attached and not
+-- made in place (PARTITION OF): that would wait for everybody who reads the ledger, and all who come later behind it.
 CREATE OR REPLACE FUNCTION nightlabel.add_outcome_partition(new_model_id integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = nightlabel, pg_temp AS $$
+DECLARE
+    partition text := format('nightlabel.%I', 'outcome_model_' || new_model_id);
 BEGIN
     IF NOT EXISTS (SELECT FROM nightlabel.model WHERE model_id = new_model_id) THEN
         RAISE EXCEPTION 'model % is not registered', new_model_id;
     END IF;
-    IF to_regclass(format('nightlabel.%I', 'outcome_model_' || new_model_id)) IS NOT NULL THEN
+    PERFORM pg_advisory_xact_lock(hashtextextended(partition, 0));
+    IF to_regclass(partition) IS NOT NULL THEN
         RETURN;
     END IF;
-    EXECUTE format(
-        'CREATE TABLE IF NOT EXISTS nightlabel.%I PARTITION OF nightlabel.outcome FOR VALUES IN (%L)',
-        'outcome_model_' || new_model_id, new_model_id
-    );
-    PERFORM nightlabel.count_labels_of(format('nightlabel.%I', 'outcome_model_' || new_model_id)::regclass);
+    EXECUTE format('CREATE TABLE %s (LIKE nightlabel.outcome INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition);
+    EXECUTE format('ALTER TABLE nightlabel.outcome ATTACH PARTITION %s FOR VALUES IN (%L)', partition, new_model_id);
+    PERFORM nightlabel.count_labels_of(partition::regclass);
 END
 $$;
 -- ;;

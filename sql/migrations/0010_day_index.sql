@@ -14,10 +14,18 @@ SELECT format(
     c.relname || '_day_idx', c.relname
 )
 FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
-WHERE i.inhparent = 'nightlabel.outcome'::regclass;
+WHERE i.inhparent = 'nightlabel.outcome'::regclass AND NOT EXISTS (
+    -- A partition that was made since the first statement has its index already, under a name that Postgres chose.
+    SELECT FROM pg_inherits AS x JOIN pg_index AS has ON has.indexrelid = x.inhrelid
+    WHERE x.inhparent = 'nightlabel.outcome_day'::regclass AND has.indrelid = c.oid
+);
 -- ;; run its rows
 SELECT format('ALTER INDEX nightlabel.outcome_day ATTACH PARTITION nightlabel.%I', c.relname || '_day_idx')
 FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
-WHERE i.inhparent = 'nightlabel.outcome'::regclass;
+WHERE i.inhparent = 'nightlabel.outcome'::regclass AND NOT EXISTS (
+    -- A partition that was made since the first statement has its index already, under a name that Postgres chose.
+    SELECT FROM pg_inherits AS x JOIN pg_index AS has ON has.indexrelid = x.inhrelid
+    WHERE x.inhparent = 'nightlabel.outcome_day'::regclass AND has.indrelid = c.oid
+);
 -- ;; run its rows
 INSERT INTO nightlabel.schema_compatibility (revision, oldest_code) VALUES ('0010', '0009') ON CONFLICT DO NOTHING;

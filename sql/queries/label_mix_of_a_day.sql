@@ -2,7 +2,7 @@
 -- For: analysts
 -- Reads: counts by day alone, however large the ledger is
 -- Parameters:
---   day  date  the UTC day; empty: that on which the newest run began that labelled anything
+--   day  date  the UTC day; empty: the newest on which anything was labelled
 -- Columns:
 --   label       text     the label
 --   images      bigint   images that got it
@@ -23,13 +23,7 @@ SELECT
 FROM nightlabel.label_daily
 WHERE day = coalesce(
     CAST(nullif(CAST(:'day' AS text), '') AS date),
-    (
-        SELECT (started_at AT TIME ZONE 'UTC')::date
-        FROM nightlabel.run_summary
-        WHERE labelled > 0
-        ORDER BY started_at DESC
-        LIMIT 1
-    )
+    (SELECT max(day) FROM nightlabel.label_daily)
 )
 GROUP BY label
 ORDER BY images DESC, label;

@@ -113,9 +113,9 @@ def mix(rows: list[Row]) -> Answer:
 
 @answers
 def label_mix_of_a_day(world: World, given: Given) -> Answer:
-    labelling = [row for row in world.run_summary() if row["labelled"] > 0]
-    day = date.fromisoformat(given["day"]) if given["day"] else utc_day(newest(labelling)[0]["started_at"])
-    return mix([row for row in world.label_daily() if row["day"] == day])
+    counts = world.label_daily()
+    day = date.fromisoformat(given["day"]) if given["day"] else max(row["day"] for row in counts)
+    return mix([row for row in counts if row["day"] == day])
 
 
 @answers

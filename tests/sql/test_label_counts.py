@@ -14,14 +14,15 @@ import psycopg
 import pytest
 
 from inference.errors import StaleAttemptError
+from inference.models import registry
 from inference.settings import read_settings
 from inference.sinks import postgres
 from inference.sinks.migrating import migrate, run_alone
 from inference.sinks.migration_files import statements_of
 from inference.sinks.postgres import PostgresSink
 from inference.sinks.statements import migrations, newest_revision, revision_of
-from inference.types import CopiedPrediction, ImageRef
-from tests.ledger import LABELS, Ledger, dead_letter, listed, prediction
+from inference.types import CopiedPrediction, ImageRef, ModelId
+from tests.ledger import LABELS, Ledger, dead_letter, listed, manifest, prediction
 
 pytestmark = pytest.mark.integration
 
@@ -429,3 +430,34 @@ def test_a_later_partition_has_the_indexes_and_the_triggers_of_the_first(ledger:
 
     assert made(later) == made(first)
     assert len(made(later)) == 7
+
+
+def test_a_model_is_registered_beside_whoever_reads_the_ledger(ledger: Ledger):
+    with psycopg.connect(ledger.url) as analyst:
+        analyst.execute("SELECT count(*) FROM nightlabel.outcome")  # its lock is held until the transaction ends
+        with ledger.sink.asking() as connection:
+            connection.execute("SET lock_timeout = '2s'")
+            registry.register(connection, manifest(ModelId("beside", "1")))
+
+        [row] = ledger.rows("SELECT count(*) FROM pg_inherits WHERE inhparent = 'nightlabel.outcome'::regclass")
+    assert row["count"] == 2
+
+
+def test_a_model_that_is_registered_while_the_day_index_is_built_hinders_nothing(database: str):
+    [path] = (path for path in migrations() if revision_of(path) == "0010")
+    migrate(read_settings(database_url=database))
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("DROP INDEX nightlabel.outcome_day")
+        first, *others = statements_of(path.read_text(encoding="utf-8"))
+        run_alone(connection, first)
+        connection.execute(
+            "INSERT INTO nightlabel.model (name, version, source, licence, files, label_map, preprocessing, artefacts) "
+            "VALUES ('m', '1', '', '', '{}', '[]', '{}', '{}')"
+        )
+        connection.execute("SELECT nightlabel.add_outcome_partition(model_id) FROM nightlabel.model")
+        for statement in others:
+            run_alone(connection, statement)
+        sql = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'nightlabel.outcome_day'::regclass"
+        assert connection.execute(sql).fetchone() == (True,)
+        sql = "SELECT count(*) FROM pg_indexes WHERE tablename LIKE 'outcome_model_%%' AND indexdef LIKE '%%brin%%'"
+        assert connection.execute(sql, []).fetchone() == (1,)

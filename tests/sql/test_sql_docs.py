@@ -139,12 +139,10 @@ def test_the_examples_in_psql_run(known: Callable[[int], Known]):
     assert "photos" in answers[2]
 
 
-def test_the_page_links_to_every_further_page_that_is_there():
-    template = (ROOT / "docs" / "sql.md.in").read_text(encoding="utf-8")
-    wanted = re.findall(r"^- \[[^]]*\]\((\w[\w-]*\.md)\)", template, re.M)
-    assert len(wanted) >= 4
-    shown = set(re.findall(r"^- \[[^]]*\]\((\w[\w-]*\.md)\)", PAGE.read_text(encoding="utf-8"), re.M))
-    assert shown == {name for name in wanted if (PAGE.parent / name).exists()}
+def test_every_further_page_that_the_page_links_to_is_there():
+    linked = re.findall(r"^- \[[^]]*\]\((\w[\w-]*\.md)\)", PAGE.read_text(encoding="utf-8"), re.M)
+    assert len(linked) >= 4
+    assert [name for name in linked if not (PAGE.parent / name).exists()] == []
 
 
 def test_the_sources_and_queries_are_where_the_page_says():
