@@ -66,6 +66,30 @@ def wait_for_restart(running: RunningStack, part: str, pid: int) -> None:
     assert wait_until(lambda: airflow.pids.get(part, pid) != pid, 60)
 
 
+def test_a_shard_whose_process_is_killed_runs_again_within_a_minute_and_repeats_nothing(
+    running: RunningStack, seed: int
+):
+    images = SlowImages(running, 240, seed)
+    night = AirflowRun.trigger(running, bucket=images.bucket, shard_size=200)
+    images.wait_for_outcomes(40)
+    killed_at = die(process_of(night.shard_tasks()[0]))
+    committed = outcomes(running, images.bucket)
+    assert 40 <= len(committed) < 200
+
+    seconds = images.wait_for_attempt(night, shard=0, attempt=2, since=killed_at)
+
+    assert seconds < AGAIN_WITHIN_S
+    assert night.wait(120) == "success"
+    assert night.tries() == [2, 1]
+    assert night.counts() == {"discovered": 240, "labelled": 240}
+    assert set(running.labels(images.bucket)) == images.keys
+    now = outcomes(running, images.bucket)
+    assert len(now) == 240
+    assert {image: now[image] for image in committed} == committed, "what was committed stays as it was"
+    batches = night.shards()[0]["batches"]
+    assert batches <= (200 - len(committed)) / MODEL_BATCH + 2, "the second attempt computed only what was left"
+
+
 def test_a_task_lost_with_its_supervisor_is_missed_and_runs_again_within_a_minute(running: RunningStack, seed: int):
     with a_night_on_slow_images(running, seed) as (slow, night):
         pid = process_of(night.shard_tasks()[0])
