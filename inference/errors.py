@@ -51,7 +51,7 @@ class WorkerDiedError(TransientError):
 
 
 class ImageGoneError(InferenceError):
-    """This image version was deleted or overwritten since it was listed; the next listing finds what is there now."""
+    """This image version was deleted, overwritten or forgotten since the listing; the next one finds what is there."""
 
     code = "gone"
 

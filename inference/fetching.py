@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
-from inference.errors import EmptyObjectError, FolderPlaceholderError, ObjectTooLargeError
+from inference.errors import EmptyObjectError, FolderPlaceholderError, ImageGoneError, ObjectTooLargeError
 from inference.ports import ObjectStore
-from inference.types import ContentDigest, FetchedImage, ImageRef
+from inference.types import FORGOTTEN_ETAG, ContentDigest, FetchedImage, ImageRef
 
 
 def fetch_image(ref: ImageRef, store: ObjectStore, *, max_bytes: int) -> FetchedImage:
-    """Return an image version's bytes with their SHA-256. What the listing already condemns costs no request.
+    """Return an image version's bytes with their SHA-256. What the ref itself already condemns costs no request.
 
     Args:
         ref: The image version, with its size as listed.
@@ -20,9 +20,12 @@ def fetch_image(ref: ImageRef, store: ObjectStore, *, max_bytes: int) -> Fetched
     Raises:
         EmptyObjectError, FolderPlaceholderError: zero bytes.
         ObjectTooLargeError: more than ``max_bytes``.
-        ImageGoneError, ObjectAccessDeniedError, StoreUnavailableError, StoreCredentialsError, BucketMissingError: as
+        ImageGoneError: it was forgotten since the run was planned, or as ``ObjectStore.fetch`` says.
+        ObjectAccessDeniedError, StoreUnavailableError, StoreCredentialsError, BucketMissingError: as
             ``ObjectStore.fetch`` says.
     """
+    if ref.etag == FORGOTTEN_ETAG:
+        raise ImageGoneError("the object was forgotten after the run was planned")
     if ref.size_bytes == 0:
         if ref.key.endswith("/"):
             raise FolderPlaceholderError(

@@ -44,6 +44,13 @@ def clean_etag(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
+FORGOTTEN_ETAG: Final = "(forgotten)"
+"""ETag of the refs that migration 0008 puts into a manifest in place of forgotten ones; no object has one like it.
+
+Nothing is under such a ref's key, and whether a store says so or refuses to say depends on the rights of who asks: so
+that none is asked."""
+
+
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -277,7 +284,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """An image version that was deleted or overwritten between listing and reading; not an outcome."""
+    """An image version that was deleted, overwritten or forgotten between listing and reading; not an outcome."""
 
     ref: ImageRef
 

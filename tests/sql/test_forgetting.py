@@ -30,6 +30,7 @@ from inference.errors import (
 from inference.settings import Settings
 from inference.sinks import forgetting
 from inference.types import (
+    FORGOTTEN_ETAG,
     ContentDigest,
     CopiedPrediction,
     ForgetRequest,
@@ -228,7 +229,7 @@ def test_the_books_of_every_run_stay_and_a_shard_that_is_done_again_counts_them_
     assert len(left) == len(KEYS)
     for ref in left:
         assert ref.key.startswith("nightlabel-forgotten/")
-        assert (ref.etag, ref.size_bytes) == ("(forgotten)", 1)
+        assert (ref.etag, ref.size_bytes) == (FORGOTTEN_ETAG, 1)
     [chunk] = planted.rows(
         "SELECT image_id FROM nightlabel.manifest_chunk WHERE run_id = %s AND shard_number = 0", first["run_id"]
     )

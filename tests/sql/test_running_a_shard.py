@@ -22,6 +22,7 @@ from inference.errors import (
     ImageError,
     MemoryLimitError,
     ModelExecutionError,
+    ObjectAccessDeniedError,
     RunInterruptedError,
     SinkUnavailableError,
     StaleAttemptError,
@@ -144,7 +145,42 @@ def test_what_was_forgotten_before_a_shard_begins_is_gone(ledger: Ledger):
     assert ledger.sink.finish_run(planned.run_id).state == "succeeded"
     assert ledger.summary(planned.run_id)["gone"] == 2
     assert ledger.latest() == {"a": "cat"}
-    assert not {"b/1", "b/2"} & set(store.fetched)
+    assert store.fetched == ["a"], "what stands for the others is not asked for"
+
+
+class GuardedStore(FakeStore):
+    """Gives what lies under one prefix and refuses every other key, there or not, as S3 does where rights end."""
+
+    allowed = "shown/"
+
+    def fetch(self, ref: ImageRef, *, max_bytes: int) -> ObjectContent:
+        if not ref.key.startswith(self.allowed):
+            self.fetched.append(ref.key)
+            raise ObjectAccessDeniedError("the object store refuses this object")
+        return super().fetch(ref, max_bytes=max_bytes)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_what_was_forgotten_is_gone_where_the_store_refuses_every_key_that_it_does_not_allow(ledger: Ledger, kept: int):
+    forgotten = {f"shown/a/{number}": png(RED, str(number)) for number in range(20)}
+    store = GuardedStore(forgotten | {f"shown/b/{number}": png(RED) for number in range(kept)})
+    planned = plan(ledger, store)
+    wiring.forget(ForgetRequest(store.bucket, "shown/a/"), settings=ledger.settings)
+    stats = run(ledger, planned, store)
+
+    assert (stats.labelled, stats.gone, stats.dead, stats.unfinished) == (kept, 20, 0, 0)
+    assert ledger.sink.finish_run(planned.run_id).state == "succeeded"
+    assert ledger.open_dead_letters() == {}
+    assert store.fetched == [f"shown/b/{number}" for number in range(kept)]
+
+
+def test_what_was_forgotten_does_not_hide_that_the_store_refuses_everything_else(ledger: Ledger):
+    store = GuardedStore({f"{prefix}/{number:02}": png(RED) for prefix in "ab" for number in range(20)})
+    planned = plan(ledger, store)
+    wiring.forget(ForgetRequest(store.bucket, "a/"), settings=ledger.settings)
+    with pytest.raises(StoreCredentialsError, match="refuses each of the first 16 objects"):
+        run(ledger, planned, store)
+    assert ledger.open_dead_letters() == {}
 
 
 def test_what_was_deleted_or_overwritten_since_the_listing_is_gone_and_found_by_the_next_run(ledger: Ledger):

@@ -16,6 +16,7 @@ from inference.errors import (
     StoreUnavailableError,
 )
 from inference.fetching import fetch_image
+from inference.types import FORGOTTEN_ETAG, ImageRef, may_be_md5
 from tests.fakes import FakeStore
 
 
@@ -43,6 +44,15 @@ def test_what_the_listing_condemns_is_not_asked_for(key, body, error):
         fetch_image(store.ref(key), store, max_bytes=6)
 
     assert store.fetched == []
+
+
+def test_what_was_forgotten_is_gone_and_no_store_is_asked():
+    store = FakeStore()
+    store.trouble = StoreUnavailableError("down")
+    assert not may_be_md5(FORGOTTEN_ETAG), "else a label of equal bytes might be looked for"
+    for size_bytes in (0, 1, 7):
+        with pytest.raises(ImageGoneError, match="was forgotten"):
+            fetch_image(ImageRef("photos", "nightlabel-forgotten/1", FORGOTTEN_ETAG, size_bytes), store, max_bytes=6)
 
 
 def test_an_object_with_bytes_under_a_key_that_ends_in_a_slash_is_an_image_like_any_other():
