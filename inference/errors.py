@@ -177,6 +177,12 @@ class BucketInUseError(ConfigurationError):
     code = "bucket_in_use"
 
 
+class OutcomesDetachedError(ConfigurationError):
+    """A table of outcomes in the schema is no whole part of the ledger, so that it would not be looked through."""
+
+    code = "outcomes_detached"
+
+
 class BucketMissingError(ConfigurationError):
     """The bucket does not exist."""
 

@@ -433,6 +433,7 @@ def count_forgettable(request: ForgetRequest, *, settings: Settings) -> Forgetta
 
     Raises:
         SettingsError: the request cannot mean anything.
+        OutcomesDetachedError: there are outcomes that are out of reach.
         SchemaMissingError, SchemaOutdatedError, SinkCredentialsError, SinkUnavailableError: it cannot be told.
     """
     from inference.planning import check_forgetting
@@ -454,6 +455,7 @@ def forget(request: ForgetRequest, *, settings: Settings, progress: Callable[[in
 
     Raises:
         BucketInUseError: a run is at work on the objects; what was forgotten before stays so.
+        OutcomesDetachedError: there are outcomes that are out of reach; what was forgotten before stays so.
         SettingsError: the request cannot mean anything.
         SchemaMissingError, SchemaOutdatedError, SinkCredentialsError, SinkUnavailableError: nothing, or not all, was
             forgotten; called again it goes on.

@@ -212,7 +212,7 @@ BEGIN
     IF EXISTS (
         SELECT FROM nightlabel.count_forgettable(wanted_bucket, wanted_prefix) AS c
         WHERE c.images + c.objects + c.outcomes + c.manifest_refs + c.listings + c.runs > 0
-    ) THEN
+    ) OR EXISTS (SELECT FROM nightlabel.outcomes_detached()) THEN
         RETURN false;
     END IF;
     -- ANALYZE leaves those of a table that has become empty as they were; from Postgres 18 on they can be dropped.
@@ -431,6 +431,20 @@ CREATE FUNCTION nightlabel.forgotten(id uuid, OUT images bigint, OUT objects big
     AS $$
     SELECT f.images, f.objects, f.outcomes, f.manifest_refs, f.listings, f.runs
     FROM nightlabel.forgetting AS f WHERE f.forgetting_id = id
+$$;
+
+CREATE FUNCTION nightlabel.outcomes_detached() RETURNS SETOF text
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    SELECT c.relname::text
+    FROM pg_class AS c
+    WHERE c.relnamespace = 'nightlabel'::regnamespace AND c.relkind IN ('r', 'p', 'f') AND c.relname ^@ 'outcome_model_'
+        AND NOT EXISTS (
+            SELECT FROM pg_inherits AS i
+            WHERE i.inhrelid = c.oid AND i.inhparent = 'nightlabel.outcome'::regclass AND NOT i.inhdetachpending
+        )
+    ORDER BY c.relname
 $$;
 
 CREATE FUNCTION nightlabel.runs_at_work(wanted_bucket text, wanted_prefix text) RETURNS SETOF uuid
@@ -1739,6 +1753,8 @@ REVOKE ALL ON FUNCTION nightlabel.forgettable_chunks(wanted_bucket text, wanted_
 REVOKE ALL ON FUNCTION nightlabel.forgettable_images(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION nightlabel.forgotten(id uuid, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.outcomes_detached() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION nightlabel.runs_at_work(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
 

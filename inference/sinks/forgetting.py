@@ -11,7 +11,13 @@ from uuid import UUID
 
 from psycopg.rows import kwargs_row
 
-from inference.errors import BucketInUseError, SchemaMissingError, SchemaOutdatedError, SinkCredentialsError
+from inference.errors import (
+    BucketInUseError,
+    OutcomesDetachedError,
+    SchemaMissingError,
+    SchemaOutdatedError,
+    SinkCredentialsError,
+)
 from inference.settings import Settings
 from inference.sinks.connecting import Connection, connect, describe, our_errors
 from inference.types import ForgetRequest, Forgettable
@@ -57,8 +63,13 @@ class Forgetting:
         self._connection.close()
 
     def count(self, request: ForgetRequest) -> Forgettable:
-        """Return how many rows there are to forget, with some of the keys; changes nothing."""
+        """Return how many rows there are to forget, with some of the keys; changes nothing.
+
+        Raises:
+            OutcomesDetachedError: there are outcomes that are out of reach.
+        """
         with our_errors(self._where), self._unhurried() as connection:
+            self._refuse_detached()
             cursor = connection.cursor(row_factory=kwargs_row(_counted))
             cursor.execute("SELECT * FROM nightlabel.count_forgettable(%s, %s)", [request.bucket, request.prefix])
             found = cursor.fetchone()
@@ -73,8 +84,10 @@ class Forgetting:
 
         Raises:
             BucketInUseError: a run is at work on the objects, or keeps finding them. What was forgotten stays so.
+            OutcomesDetachedError: there are outcomes that are out of reach. What was forgotten stays so.
         """
         with our_errors(self._where):
+            self._refuse_detached()
             self._refuse_runs_at_work(request)
             [record] = self._one(
                 "SELECT nightlabel.begin_forgetting(%s, %s, %s)", request.bucket, request.prefix, request.reason
@@ -92,6 +105,7 @@ class Forgetting:
                     [is_finished] = self._one(sql, record, request.bucket, request.prefix)
                 if is_finished:
                     return self._recorded(record)
+                self._refuse_detached()
         raise BucketInUseError(
             f"objects of the bucket {request.bucket!r} under this prefix were noted again while they were forgotten; "
             "delete them from the bucket, wait until no run lists it, and forget again"
@@ -125,6 +139,15 @@ class Forgetting:
             runs = [run for [run] in connection.execute(sql, [request.bucket, request.prefix]).fetchall()]
         if runs:
             raise _at_work(request, runs)
+
+    def _refuse_detached(self) -> None:
+        tables = [table for [table] in self._connection.execute("SELECT nightlabel.outcomes_detached()").fetchall()]
+        if tables:
+            raise OutcomesDetachedError(
+                f"the table {tables[0]} is no whole part of the ledger, so that the outcomes in it would not be "
+                "forgotten; end the maintenance that takes it out (`python -m inference maintain`), or drop it, or "
+                "move it to another schema if it is somebody's archive, and forget again"
+            )
 
     def _recorded(self, record: UUID) -> Forgettable:
         cursor = self._connection.cursor(row_factory=kwargs_row(_counted))

@@ -46,6 +46,22 @@ CREATE FUNCTION nightlabel.forgettable_images(wanted_bucket text, wanted_prefix 
     SELECT image_id FROM nightlabel.image WHERE bucket = wanted_bucket AND object_key ^@ wanted_prefix
 $$;
 
+-- Tables of outcomes that are in the schema and no whole part of the ledger: maintenance is taking one out, or somebody
+-- has. Whoever deletes from the ledger does not reach them.
+CREATE FUNCTION nightlabel.outcomes_detached() RETURNS SETOF text
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    SELECT c.relname::text
+    FROM pg_class AS c
+    WHERE c.relnamespace = 'nightlabel'::regnamespace AND c.relkind IN ('r', 'p', 'f') AND c.relname ^@ 'outcome_model_'
+        AND NOT EXISTS (
+            SELECT FROM pg_inherits AS i
+            WHERE i.inhrelid = c.oid AND i.inhparent = 'nightlabel.outcome'::regclass AND NOT i.inhdetachpending
+        )
+    ORDER BY c.relname
+$$;
+
 -- The chunks of manifests that name one of the objects.
 CREATE FUNCTION nightlabel.forgettable_chunks(wanted_bucket text, wanted_prefix text)
     RETURNS TABLE (run_id uuid, plan_number integer, shard_number integer, chunk_number integer, refs bigint)
@@ -266,7 +282,7 @@ BEGIN
 END
 $$;
 
--- Say that nothing is left, if so. The planner's statistics hold samples of the columns: they are made anew.
+-- Say that nothing is left, if so: not while a table of outcomes is out of reach, which may have been in it before. The planner's statistics hold samples of the columns: they are made anew.
 CREATE FUNCTION nightlabel.finish_forgetting(id uuid, wanted_bucket text, wanted_prefix text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
@@ -277,7 +293,7 @@ BEGIN
     IF EXISTS (
         SELECT FROM nightlabel.count_forgettable(wanted_bucket, wanted_prefix) AS c
         WHERE c.images + c.objects + c.outcomes + c.manifest_refs + c.listings + c.runs > 0
-    ) THEN
+    ) OR EXISTS (SELECT FROM nightlabel.outcomes_detached()) THEN
         RETURN false;
     END IF;
     -- ANALYZE leaves those of a table that has become empty as they were; from Postgres 18 on they can be dropped.
@@ -317,8 +333,8 @@ CREATE FUNCTION nightlabel.forgotten(
 $$;
 
 REVOKE ALL ON FUNCTION
-    nightlabel.forgettable_images(text, text), nightlabel.forgettable_chunks(text, text),
-    nightlabel.runs_at_work(text, text), nightlabel.count_forgettable(text, text),
+    nightlabel.forgettable_images(text, text), nightlabel.outcomes_detached(),
+    nightlabel.forgettable_chunks(text, text), nightlabel.runs_at_work(text, text), nightlabel.count_forgettable(text, text),
     nightlabel.begin_forgetting(text, text, text),
     nightlabel.forget_in_chunk(uuid, text, text, uuid, integer, integer, integer),
     nightlabel.forget_images(uuid, text, text, uuid[]), nightlabel.forget_names(uuid, text, text),

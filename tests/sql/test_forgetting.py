@@ -19,6 +19,7 @@ import pytest
 from inference import wiring
 from inference.errors import (
     BucketInUseError,
+    OutcomesDetachedError,
     RunUnknownError,
     SchemaMissingError,
     SchemaOutdatedError,
@@ -355,6 +356,68 @@ def test_objects_that_are_noted_again_and_again_are_said(planted: Ledger):
     with pytest.raises(BucketInUseError, match="were noted again while they were forgotten; delete them"):
         forget(planted, progress=discover)
     assert record(planted)["finished_at"] is None
+    forget(planted)
+    assert traces(planted) == set()
+
+
+def take_out(ledger: Ledger, how_far: str) -> None:
+    """Take the partition of the first model out of the ledger, or be interrupted at it."""
+    detach = "ALTER TABLE nightlabel.outcome DETACH PARTITION nightlabel.outcome_model_1 CONCURRENTLY"
+    with psycopg.connect(ledger.url, autocommit=True) as connection, psycopg.connect(ledger.url) as reader:
+        if how_far == "detached":
+            connection.execute(detach)
+            return
+        reader.execute("SELECT FROM nightlabel.outcome")  # an analyst's transaction that does not end
+        connection.execute("SET statement_timeout = '200ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute(detach)
+    assert ledger.rows("SELECT FROM pg_inherits WHERE inhdetachpending")
+
+
+@pytest.mark.parametrize("how_far", ["pending", "detached"])
+def test_outcomes_that_are_no_part_of_the_ledger_are_not_passed_over(planted: Ledger, how_far: str):
+    take_out(planted, how_far)
+    before = everything(planted)
+    assert any(place.startswith("outcome_model_1.") for place in traces(planted))
+    for attempt in (wiring.count_forgettable, wiring.forget):
+        with pytest.raises(
+            OutcomesDetachedError,
+            match=r"the table outcome_model_1 is no whole part of the ledger, .* end the maintenance .*"
+            r"`python -m inference maintain`.* move it to another schema",
+        ):
+            attempt(REQUEST, settings=planted.settings)
+    assert everything(planted) == before
+
+    if how_far == "pending":
+        planted.execute("ALTER TABLE nightlabel.outcome DETACH PARTITION nightlabel.outcome_model_1 FINALIZE")
+    planted.execute("DROP TABLE nightlabel.outcome_model_1")
+    forget(planted)
+    assert traces(planted) == set()
+
+
+@pytest.mark.parametrize("how_far", ["pending", "detached"])
+def test_a_forgetting_does_not_end_while_outcomes_have_left_the_ledger_meanwhile(
+    planted: Ledger, how_far: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(forgetting, "IMAGES_AT_ONCE", 2)
+    with pytest.raises(OutcomesDetachedError, match="outcome_model_1 is no whole part"):
+        forget(planted, progress=lambda _images: None if has_left(planted) else take_out(planted, how_far))
+    assert record(planted)["finished_at"] is None
+    assert traces(planted)
+    sql = "SELECT nightlabel.finish_forgetting(%s, %s, %s) AS is_finished"
+    [row] = planted.rows(sql, record(planted)["forgetting_id"], BUCKET, PREFIX)
+    assert row["is_finished"] is False, "whoever calls the functions is not told otherwise"
+
+
+def has_left(ledger: Ledger) -> bool:
+    attached = "SELECT FROM pg_inherits WHERE inhrelid = 'nightlabel.outcome_model_1'::regclass"
+    return not ledger.rows(f"{attached} AND NOT inhdetachpending")
+
+
+def test_outcomes_that_an_administrator_has_archived_elsewhere_are_theirs(planted: Ledger):
+    take_out(planted, "detached")
+    planted.execute("CREATE SCHEMA archive")
+    planted.execute("ALTER TABLE nightlabel.outcome_model_1 SET SCHEMA archive")
     forget(planted)
     assert traces(planted) == set()
 
