@@ -205,7 +205,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--since",
         metavar="T",
-        help="only rows of this date or time (ISO 8601, UTC) or later, by predicted_at, failed_at, started_at or day",
+        help="only rows of this date or time (ISO 8601, UTC) or later, by the first that the view has of "
+        "predicted_at, failed_at, recorded_at, started_at or day; a day counts by its beginning",
     )
     export.add_argument("--until", metavar="T", help="only rows before this date or time")
     export.add_argument("--json", action="store_true", help="say what was written as a JSON object; not with -")

@@ -215,7 +215,8 @@ BEGIN
     ) OR EXISTS (SELECT FROM nightlabel.outcomes_detached()) THEN
         RETURN false;
     END IF;
-    -- ANALYZE leaves those of a table that has become empty as they were; from Postgres 18 on they can be dropped.
+    -- ANALYZE leaves those of a table that has become empty as they were; from Postgres 18 on they can be dropped, before
+    -- it they stay until there are rows again.
     IF to_regproc('pg_catalog.pg_clear_attribute_stats') IS NOT NULL THEN
         FOR about IN
             SELECT s.schemaname, s.tablename, s.attname, s.inherited FROM pg_stats AS s WHERE s.schemaname = 'nightlabel'

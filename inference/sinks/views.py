@@ -18,7 +18,7 @@ from inference.sinks.connecting import connect, describe, our_errors
 
 logger = logging.getLogger(__name__)
 
-TIMES: Final = ("predicted_at", "failed_at", "recorded_at", "changed_at", "started_at", "day")
+TIMES: Final = ("predicted_at", "failed_at", "recorded_at", "started_at", "day")
 """What ``since`` and ``until`` go by: the first of these that a view has."""
 
 ROWS_AT_ONCE: Final = 5_000

@@ -31,7 +31,7 @@ from inference import wiring
 from inference.errors import SchemaMissingError, SettingsError, SinkCredentialsError
 from inference.exporting import ExportRequest
 from inference.settings import Settings, read_settings
-from inference.sinks.views import ViewExport
+from inference.sinks.views import TIMES, ViewExport
 from inference.sources.manifest import ManifestSource
 from inference.types import Label, ScoredLabel
 from tests.fakes import FakeObjects
@@ -39,7 +39,9 @@ from tests.ledger import Ledger, dead_letter, listed, prediction
 
 pytestmark = pytest.mark.integration
 
-GRANTS = Path(__file__).parents[2] / "sql" / "grants.sql"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "export-and-forget.md"
+GRANTS = ROOT / "sql" / "grants.sql"
 GRANTED = re.search(r"GRANT SELECT ON([^;]*?)TO nightlabel_reader;", GRANTS.read_text(encoding="utf-8"))
 VIEWS = re.findall(r"nightlabel\.(\w+)", GRANTED[1]) if GRANTED else []
 """What is public, as the grants say."""
@@ -276,6 +278,15 @@ def test_a_day_is_within_a_time_when_it_begins_there(filled: Ledger, tmp_path: P
         ({"until": later}, True),
     ):
         assert bool(export(filled, tmp_path / "x.csv", view="label_daily", **filters)) is is_shown, filters
+
+
+def test_help_and_page_name_the_times_that_rows_are_chosen_by_and_each_is_in_a_view(ledger: Ledger, column_kinds):
+    columns = {name for view in VIEWS for name in column_kinds(view)}
+    assert set(TIMES) <= columns
+    row = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `--since T`"))
+    assert tuple(re.findall(r"`(\w+)`", row.split("|")[3])) == TIMES
+    said = subprocess.run(**command(ledger.settings, "--help"), capture_output=True, text=True, check=True).stdout
+    assert f"{', '.join(TIMES[:-1])} or {TIMES[-1]}" in " ".join(said.split())
 
 
 def test_a_login_that_may_only_read_the_views_can_export_each_of_them(shown: Ledger, login, tmp_path: Path):

@@ -39,6 +39,7 @@ from inference.types import (
     ListedObject,
     RunRequest,
     StageSeconds,
+    key_of,
 )
 from inference.types import image_id as identity
 from tests.ledger import BUCKET, EPOCH, LABELS, Ledger, Pages, dead_letter, listed, prediction
@@ -358,6 +359,13 @@ def test_objects_that_are_noted_again_and_again_are_said(planted: Ledger):
     assert record(planted)["finished_at"] is None
     forget(planted)
     assert traces(planted) == set()
+
+
+def test_keys_that_are_no_text_are_forgotten_by_their_beginning_as_the_views_show_it(ledger: Ledger):
+    ledger.work(ledger.plan(*map(listed, ("caf\udce9/1", "caf\udce9/nul\x00", "caf\udcea/1", "café/1"))))
+    [shown] = {key.partition("/")[0] for key in ledger.latest() if key_of(key).startswith("caf\udce9")}
+    assert forget(ledger, ForgetRequest(BUCKET, f"{shown}/")).objects == 2
+    assert {key_of(key) for key in ledger.latest()} == {"caf\udcea/1", "café/1"}
 
 
 def take_out(ledger: Ledger, how_far: str) -> None:
