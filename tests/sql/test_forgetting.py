@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,19 +94,24 @@ def needles() -> set[str]:
     return words | identities | as_bytes | {SHA256.hex()}
 
 
+NEEDLE = re.compile("|".join(map(re.escape, needles())))
+
+
 def traces(ledger: Ledger) -> set[str]:
-    """Table -> column of every place in the schema that holds one of the needles, and the planner's samples of them."""
-    columns = ledger.rows(
-        "SELECT c.relname AS table, a.attname AS column "
+    """Table and column of each place in the schema that holds one of the needles, and the planner's samples of them."""
+    tables = ledger.rows(
+        "SELECT c.relname AS table, array_agg(a.attname) AS columns "
         "FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid "
         "WHERE c.relnamespace = 'nightlabel'::regnamespace AND c.relkind IN ('r', 'm') "
-        "AND a.attnum > 0 AND NOT a.attisdropped"
+        "AND a.attnum > 0 AND NOT a.attisdropped GROUP BY c.relname"
     )
     found = set()
-    for place in columns:
-        quoted = f'SELECT "{place["column"]}"::text AS text FROM nightlabel."{place["table"]}"'
-        if holds(row["text"] for row in ledger.rows(quoted)):
-            found.add(f"{place['table']}.{place['column']}")
+    with psycopg.connect(ledger.url) as connection:
+        for table in tables:
+            name, columns = table["table"], table["columns"]
+            texts = ", ".join(f'"{column}"::text' for column in columns)
+            rows = connection.execute(f'SELECT {texts} FROM nightlabel."{name}"'.encode()).fetchall()
+            found |= {f"{name}.{column}" for place, column in enumerate(columns) if holds(row[place] for row in rows)}
     for row in ledger.rows("SELECT * FROM pg_stats WHERE schemaname = 'nightlabel'"):
         if holds([str(row)]):
             found.add(f"statistics of {row['tablename']}.{row['attname']}")
@@ -113,8 +119,7 @@ def traces(ledger: Ledger) -> set[str]:
 
 
 def holds(texts: Iterable[str | None]) -> bool:
-    wanted = needles()
-    return any(needle in text for text in texts if text for needle in wanted)
+    return any(NEEDLE.search(text) for text in texts if text)
 
 
 def everything(ledger: Ledger) -> dict[str, list[str]]:
@@ -122,8 +127,13 @@ def everything(ledger: Ledger) -> dict[str, list[str]]:
     tables = ledger.rows(
         "SELECT relname AS name FROM pg_class WHERE relnamespace = 'nightlabel'::regnamespace AND relkind = 'r'"
     )
-    sql = 'SELECT t::text AS text FROM nightlabel."{}" AS t'
-    return {name: sorted(row["text"] for row in ledger.rows(sql.format(name))) for [name] in map(dict.values, tables)}
+    with psycopg.connect(ledger.url) as connection:
+        return {
+            table["name"]: sorted(
+                text for [text] in connection.execute(f'SELECT t::text FROM nightlabel."{table["name"]}" AS t'.encode())
+            )
+            for table in tables
+        }
 
 
 def others(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -544,10 +554,7 @@ def test_a_command_that_is_ended_in_the_middle_is_gone_on_with(planted: Ledger, 
     assert record(planted)["finished_at"] is None
     assert record(planted)["manifest_refs"] == expected.manifest_refs > 0
 
-    done = command(planted.settings, *arguments, "--json")
-    counts = dataclasses.asdict(expected)
-    del counts["examples"]
-    assert json.loads(done.stdout) == counts
+    assert forget(planted) == expected
     assert record(planted)["finished_at"]
     assert traces(planted) == set()
 
