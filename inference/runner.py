@@ -29,6 +29,7 @@ from inference.memory import Memory, Reserve, no_limit
 from inference.ports import Clock, Decoder, ModelHandle, ObjectStore, OutcomeSink, Watchdog
 from inference.predicting import predict_batch
 from inference.types import (
+    FORGOTTEN_ETAG,
     CopiedPrediction,
     DeadLetter,
     DecodedImage,
@@ -54,6 +55,12 @@ TROUBLE_BEFORE_GIVING_UP = 16
 
 MAX_SET_ASIDE = 64
 """Refs that the store did not give us and that wait for a second try; more are tried at once, out of turn."""
+
+
+def _is_of_the_store(prepared: Prepared) -> bool:
+    """Return whether the store may have been asked; not for a copy, nor for what was forgotten."""
+    is_forgotten = isinstance(prepared, Gone) and prepared.ref.etag == FORGOTTEN_ETAG
+    return not (isinstance(prepared, CopiedPrediction) or is_forgotten)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +283,7 @@ class ShardRunner:
         in_a_row = 0
         for prepared in self._judged(self._in_order(attempt, io)):
             if not isinstance(prepared, _Trouble):
-                if not isinstance(prepared, CopiedPrediction):  # for a copy the store was not asked
+                if _is_of_the_store(prepared):
                     in_a_row = 0
                 yield prepared
                 continue

@@ -246,6 +246,18 @@ def test_a_key_that_the_store_fails_on_each_time_costs_only_itself(ledger: Ledge
     assert {row["permanent"] for row in ledger.rows("SELECT * FROM dead_letter_open")} == {False}
 
 
+def test_what_was_forgotten_is_no_answer_of_a_store_that_fails_on_everything_else(ledger: Ledger):
+    keys = [f"{number:02}" for number in range(30)]
+    store = PickyStore({key: png(RED, key) for key in keys})
+    store.picky = frozenset(keys)
+    planned = plan(ledger, store)
+    for key in ("10", "20"):
+        wiring.forget(ForgetRequest(store.bucket, key), settings=ledger.settings)
+    with pytest.raises(StoreUnavailableError):
+        run(ledger, planned, store)
+    assert ledger.open_dead_letters() == {}
+
+
 def test_a_store_that_refuses_every_object_condemns_none(ledger: Ledger):
     store = FakeStore({f"{number:02}": png(RED, str(number)) for number in range(30)})
     store.denied = set(store.objects)
