@@ -29,8 +29,8 @@ REVOKE ALL ON FUNCTION
 -- Forgetting is the owner's, and of whom the owner lets do it.
 REVOKE ALL ON FUNCTION
     nightlabel.forgettable_images(text, text), nightlabel.outcomes_detached(),
-    nightlabel.forgettable_chunks(text, text), nightlabel.runs_at_work(text, text), nightlabel.count_forgettable(text, text),
-    nightlabel.begin_forgetting(text, text, text),
+    nightlabel.forgettable_chunks(text, text), nightlabel.runs_at_work(text, text),
+    nightlabel.count_forgettable(text, text), nightlabel.begin_forgetting(text, text, text),
     nightlabel.forget_in_chunk(uuid, text, text, uuid, integer, integer, integer),
     nightlabel.forget_images(uuid, text, text, uuid[]), nightlabel.forget_names(uuid, text, text),
     nightlabel.finish_forgetting(uuid, text, text), nightlabel.forgotten(uuid)

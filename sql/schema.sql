@@ -212,7 +212,11 @@ BEGIN
     IF EXISTS (
         SELECT FROM nightlabel.count_forgettable(wanted_bucket, wanted_prefix) AS c
         WHERE c.images + c.objects + c.outcomes + c.manifest_refs + c.listings + c.runs > 0
-    ) OR EXISTS (SELECT FROM nightlabel.outcomes_detached()) THEN
+    ) THEN
+        RETURN false;
+    END IF;
+    -- A statement of its own, after the other: it sees what has left the ledger while that one counted.
+    IF EXISTS (SELECT FROM nightlabel.outcomes_detached()) THEN
         RETURN false;
     END IF;
     -- ANALYZE leaves those of a table that has become empty as they were; from Postgres 18 on they can be dropped, before

@@ -282,7 +282,8 @@ BEGIN
 END
 $$;
 
--- Say that nothing is left, if so: not while a table of outcomes is out of reach, which may have been in it before. The planner's statistics hold samples of the columns: they are made anew.
+-- Say that nothing is left, if so; not while a table of outcomes is out of reach. The planner's statistics hold samples
+-- of the columns: they are made anew.
 CREATE FUNCTION nightlabel.finish_forgetting(id uuid, wanted_bucket text, wanted_prefix text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
@@ -293,7 +294,11 @@ BEGIN
     IF EXISTS (
         SELECT FROM nightlabel.count_forgettable(wanted_bucket, wanted_prefix) AS c
         WHERE c.images + c.objects + c.outcomes + c.manifest_refs + c.listings + c.runs > 0
-    ) OR EXISTS (SELECT FROM nightlabel.outcomes_detached()) THEN
+    ) THEN
+        RETURN false;
+    END IF;
+    -- A statement of its own, after the other: it sees what has left the ledger while that one counted.
+    IF EXISTS (SELECT FROM nightlabel.outcomes_detached()) THEN
         RETURN false;
     END IF;
     -- ANALYZE leaves those of a table that has become empty as they were; from Postgres 18 on they can be dropped, before
@@ -335,8 +340,8 @@ $$;
 
 REVOKE ALL ON FUNCTION
     nightlabel.forgettable_images(text, text), nightlabel.outcomes_detached(),
-    nightlabel.forgettable_chunks(text, text), nightlabel.runs_at_work(text, text), nightlabel.count_forgettable(text, text),
-    nightlabel.begin_forgetting(text, text, text),
+    nightlabel.forgettable_chunks(text, text), nightlabel.runs_at_work(text, text),
+    nightlabel.count_forgettable(text, text), nightlabel.begin_forgetting(text, text, text),
     nightlabel.forget_in_chunk(uuid, text, text, uuid, integer, integer, integer),
     nightlabel.forget_images(uuid, text, text, uuid[]), nightlabel.forget_names(uuid, text, text),
     nightlabel.finish_forgetting(uuid, text, text), nightlabel.forgotten(uuid)

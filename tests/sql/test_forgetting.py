@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -425,6 +426,24 @@ def test_a_forgetting_does_not_end_while_outcomes_have_left_the_ledger_meanwhile
     sql = "SELECT nightlabel.finish_forgetting(%s, %s, %s) AS is_finished"
     [row] = planted.rows(sql, record(planted)["forgetting_id"], BUCKET, PREFIX)
     assert row["is_finished"] is False, "whoever calls the functions is not told otherwise"
+
+
+def test_a_partition_that_leaves_while_the_rest_is_counted_is_noticed(planted: Ledger):
+    forget(planted)
+    done: list[Any] = []
+    sql = f"SELECT nightlabel.finish_forgetting(gen_random_uuid(), '{BUCKET}', '{PREFIX}') AS is_finished"
+    finishing = threading.Thread(target=lambda: done.extend(planted.rows(sql)))
+    with psycopg.connect(planted.url) as administrator:
+        administrator.execute("ALTER TABLE nightlabel.outcome DETACH PARTITION nightlabel.outcome_model_1")
+        finishing.start()
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+            "AND query ^@ 'SELECT nightlabel.finish_forgetting'"
+        )
+        while not planted.rows(waiting):
+            assert finishing.is_alive()
+    finishing.join()
+    assert done == [{"is_finished": False}]
 
 
 def has_left(ledger: Ledger) -> bool:
