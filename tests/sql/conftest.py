@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import psycopg
@@ -31,13 +32,17 @@ def migrated(database: str) -> None:
 
 @pytest.fixture(scope="session")
 def databases_ahead(postgres_server: EmbeddedPostgres) -> Iterator[Callable[[], AbstractContextManager[str]]]:
-    """Lends a migrated database for each test, made while the one before is run: making one takes as long as a test."""
-    with ThreadPoolExecutor(1) as pool:
+    """Lends a migrated database for each test, made while the one before is run: making one takes as long as a test.
+
+    Another process migrates it: Alembic keeps what it works on in its modules, so that one process does not migrate two
+    databases at once, and tests migrate themselves.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as migrating, ThreadPoolExecutor(1) as pool:
 
         def make() -> str:
             name = f"test_{uuid.uuid4().hex}"
             postgres_server.create_database(name)
-            migrate(read_settings(database_url=postgres_server.url(name)))
+            migrating.submit(migrate, read_settings(database_url=postgres_server.url(name))).result()
             return name
 
         ready = deque([pool.submit(make)])
