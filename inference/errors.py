@@ -244,9 +244,14 @@ class ModelUnknownError(ModelError):
 
 
 class ModelInUseError(ModelError):
-    """A model's outcomes cannot be dropped, since they are still shown or more of them come; nothing was dropped."""
+    """A model's outcomes are still needed, and cannot be dropped; or they are being dropped, and it cannot be used."""
 
     code = "model_in_use"
+
+    @classmethod
+    def being_dropped(cls, model: object) -> ModelInUseError:
+        """Return the error of whoever wants to use a model while maintenance drops its outcomes."""
+        return cls(f"{model} is being dropped; run `python -m inference maintain` to its end, then try this again")
 
 
 class ModelFilesError(ModelError):

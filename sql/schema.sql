@@ -764,6 +764,7 @@ CREATE TABLE nightlabel.dropped_model (
     dropped_at timestamp with time zone DEFAULT now() NOT NULL,
     dropped_by text DEFAULT SESSION_USER NOT NULL,
     outcomes bigint NOT NULL,
+    partition oid NOT NULL,
     ended_at timestamp with time zone,
     CONSTRAINT dropped_model_outcomes_check CHECK ((outcomes >= 0))
 );
@@ -778,7 +779,9 @@ COMMENT ON COLUMN nightlabel.dropped_model.dropped_by IS 'The login that asked f
 
 COMMENT ON COLUMN nightlabel.dropped_model.outcomes IS 'Labels and dead letters that went with it.';
 
-COMMENT ON COLUMN nightlabel.dropped_model.ended_at IS 'Null while it is under way, or after it was interrupted: the next maintenance brings it to its end.';
+COMMENT ON COLUMN nightlabel.dropped_model.partition IS 'The table that goes; one of the same name that is made later, or that somebody else took out of the ledger, is another.';
+
+COMMENT ON COLUMN nightlabel.dropped_model.ended_at IS 'Null while it is under way, or after it was interrupted: the model is refused until the next maintenance brings it to its end.';
 
 CREATE VIEW nightlabel.duplicate_content AS
  WITH repeated AS MATERIALIZED (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from inference.errors import ModelFilesError, ModelUnknownError
+from inference.errors import ModelFilesError, ModelInUseError, ModelUnknownError
 from inference.types import ModelId
 
 if TYPE_CHECKING:
@@ -84,21 +84,25 @@ def name_alias(connection: Connection[Any], alias: str, model: ModelId, *, reaso
 
     Raises:
         ModelUnknownError: the model is not registered.
+        ModelInUseError: its outcomes are being dropped.
     """
     with connection.transaction():
         # Two promotions at once wait for each other here.
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('nightlabel.model_alias'))")
         row = connection.execute(
             "SELECT m.model_id, EXISTS (SELECT FROM nightlabel.model_alias a "
-            "WHERE a.alias = %s AND a.model_id = m.model_id AND a.valid_to IS NULL) "
+            "WHERE a.alias = %s AND a.model_id = m.model_id AND a.valid_to IS NULL), "
+            "EXISTS (SELECT FROM nightlabel.dropped_model d WHERE d.model_id = m.model_id AND d.ended_at IS NULL) "
             "FROM nightlabel.model m WHERE name = %s AND version = %s",
             [alias, model.name, model.version],
         ).fetchone()
         if row is None:
             raise ModelUnknownError(f"{model} is not registered; `python -m inference models list` shows what is")
-        model_key, is_current = row
+        model_key, is_current, is_dropped = row
         if is_current:
             return
+        if is_dropped:
+            raise ModelInUseError.being_dropped(model)
         connection.execute(
             "UPDATE nightlabel.model_alias SET valid_to = clock_timestamp() WHERE alias = %s AND valid_to IS NULL",
             [alias],

@@ -100,7 +100,7 @@ def maintain(
 
     Raises:
         SettingsError: the request cannot mean anything.
-        ModelUnknownError, ModelInUseError: a model cannot be dropped; nothing was done.
+        ModelUnknownError, ModelInUseError: a model cannot be dropped; says what was done before that.
         SchemaMissingError, SchemaOutdatedError, SchemaNewerError: another schema.
         SinkCredentialsError, SinkUnavailableError: no connection, no right, or another maintenance is at work.
     """
@@ -117,7 +117,7 @@ def maintain(
                     f"another maintenance of the database at {where} is at work; run this one again when it has ended"
                 )
             budget = pace or Pace(request.time_budget_minutes * 60)
-            return _Maintenance(connection, days, budget, request.dry_run, blocks_a_batch).run(models)
+            return _Maintenance(settings, connection, days, budget, request.dry_run, blocks_a_batch).run(models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,16 @@ def _count(connection: Connection, sql: str, values: Values = None) -> int:
 class _Maintenance:
     """One maintenance: its steps in their order, each of which reports what it did."""
 
-    def __init__(self, connection: Connection, days: _Days, pace: Pace, dry_run: bool, blocks_a_batch: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Connection,
+        days: _Days,
+        pace: Pace,
+        dry_run: bool,
+        blocks_a_batch: int,
+    ) -> None:
+        self._settings = settings
         self._connection = connection
         self._days = days
         self._pace = pace
@@ -191,13 +200,16 @@ class _Maintenance:
 
     def run(self, models: list[ModelId]) -> MaintenanceReport:
         """Do every step; after the time is up none begins."""
-        dropped = self._droppable(models)
+        try:
+            dropped = self._droppable(models)
+        except _TimeIsUp:
+            return MaintenanceReport(tuple(MaintenanceStep(name, 0, False, 0.0) for name in STEPS), self._dry_run)
         batches: list[Callable[[], Iterator[int]]] = [
             partial(self._drop_models, dropped),
-            partial(self._remove_outcomes, dropped),
+            partial(self._remove_outcomes, list(dropped)),
             self._remove_objects,
             self._drop_manifests,
-            partial(self._remove_images, dropped),
+            partial(self._remove_images, list(dropped)),
             self._merge_shards,
             self._fold_label_counts,
             self._vacuum,
@@ -218,8 +230,8 @@ class _Maintenance:
 
     # Models
 
-    def _droppable(self, models: list[ModelId]) -> list[int]:
-        """Return the keys of the models that are to go.
+    def _droppable(self, models: list[ModelId]) -> dict[int, ModelId]:
+        """Return the models that are to go, by their keys.
 
         Raises:
             ModelUnknownError: there is none of that name and version.
@@ -232,62 +244,106 @@ class _Maintenance:
             ).fetchone()
             if found is None:
                 raise ModelUnknownError(f"{model} is not registered; `python -m inference models list` shows what is")
-            keys[model] = int(found[0])
-        for model, key in keys.items():
-            values = {"model_id": key, "dropped": list(keys.values())}
+            keys[int(found[0])] = model
+        for key in keys:
+            self._refuse_if_needed(key, keys, "nothing was done")
+        return keys
+
+    def _refuse_if_needed(self, key: int, dropped: dict[int, ModelId], what_was_done: str) -> None:
+        model, values = dropped[key], {"model_id": key, "dropped": list(dropped)}
+        with self._bounded_by_what_is_left():
             why = _one(self._connection, statement("maintain_why_needed"), values)
             if why is not None:
-                raise ModelInUseError(f"the outcomes of {model} are not dropped: {why}; nothing was done")
+                raise ModelInUseError(f"the outcomes of {model} are not dropped: {why}; {what_was_done}")
             labels, dead = self._connection.execute(statement("maintain_count_shown"), values).fetchone() or (0, 0)
-            if labels or dead:
-                raise ModelInUseError(
-                    f"the outcomes of {model} are not dropped: latest_prediction shows {labels:,} of its labels, and "
-                    f"beside {dead:,} of its dead letters there is no label; label these images with the production "
-                    "model first (scope not_by_this_model), or keep it; nothing was done"
-                )
-        return list(keys.values())
+        if labels or dead:
+            raise ModelInUseError(
+                f"the outcomes of {model} are not dropped: latest_prediction shows {labels:,} of its labels, and "
+                f"beside {dead:,} of its dead letters there is no label; label these images with the production "
+                f"model first (scope not_by_this_model), or keep it; {what_was_done}"
+            )
 
-    def _drop_models(self, dropped: list[int]) -> Iterator[int]:
+    def _drop_models(self, dropped: dict[int, ModelId]) -> Iterator[int]:
         if not self._dry_run:
-            self._end_what_was_interrupted()
+            self._end_drops()
         for key in dropped:
-            self._check_time()
-            outcomes = _count(self._connection, "SELECT count(*) FROM nightlabel.outcome WHERE model_id = %s", [key])
+            with self._bounded_by_what_is_left():
+                sql = "SELECT count(*) FROM nightlabel.outcome WHERE model_id = %s"
+                outcomes = _count(self._connection, sql, [key])
             if not self._dry_run:
-                sql = "INSERT INTO nightlabel.dropped_model (model_id, outcomes) VALUES (%s, %s)"
-                self._connection.execute(sql, [key, outcomes])
-                self._drop(key)
+                self._tried(partial(self._begin_drop, key, dropped, outcomes))
+                self._end_drops()
             yield outcomes
 
-    def _end_what_was_interrupted(self) -> None:
-        sql = "SELECT model_id FROM nightlabel.dropped_model WHERE ended_at IS NULL ORDER BY dropped_at"
-        for [key] in self._connection.execute(sql).fetchall():
-            for _, is_whole, _ in self._left_of(key):
-                if is_whole:  # it was not even begun, and may be needed by now: whoever wants it has to ask again
-                    forget = "DELETE FROM nightlabel.dropped_model WHERE model_id = %s AND ended_at IS NULL"
-                    self._connection.execute(forget, [key])
-                    break
-            else:
-                self._drop(key)
+    def _begin_drop(self, key: int, dropped: dict[int, ModelId], outcomes: int) -> None:
+        """Check again that nobody needs a model, note that it goes, and take its partition out of sight.
 
-    def _left_of(self, key: int) -> list[tuple[int, bool, str]]:
-        rows = self._connection.execute(statement("maintain_detach"), {"models": [key]}).fetchall()
-        return cast("list[tuple[int, bool, str]]", rows)
+        Nobody takes it into use, and no discovery finds out what is done, before all of that is done or given up.
 
-    def _drop(self, key: int) -> None:
-        """Drop a model's partition, from wherever an earlier maintenance was interrupted.
-
-        Taking it out waits, with nobody waiting behind it, until whoever may be reading it has ended.
+        Raises:
+            ModelInUseError: it is needed by now, since the time when all models were checked.
+            LockNotAvailable: somebody was at it; nothing was done.
         """
-        while left := self._left_of(key):
-            [(_, _, sql)] = left
-            if sql.startswith("DROP"):
-                self._tried(partial(self._connection.execute, sql.encode()))
-            else:
-                with self._bounded_by_what_is_left():
-                    self._connection.execute(sql.encode())
-        ended = "UPDATE nightlabel.dropped_model SET ended_at = now() WHERE model_id = %s AND ended_at IS NULL"
-        self._connection.execute(ended, [key])
+        with self._kept_from_others(key):
+            self._refuse_if_needed(key, dropped, "it was kept, and nothing after it was done")
+            note = (
+                "INSERT INTO nightlabel.dropped_model (model_id, outcomes, partition) "
+                "SELECT %s, %s, oid FROM pg_class WHERE oid = to_regclass('nightlabel.outcome_model_' || %s)"
+            )
+            self._connection.execute(note, [key, outcomes, key])
+            for _, begun_at, _, sql in self._open_drops():  # none when it was dropped before
+                try:
+                    self._connection.execute(str(sql).encode())
+                except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                    [(*_, is_whole, _)] = self._open_drops()
+                    if is_whole:
+                        self._forget_drop(key, begun_at)
+                        raise
+
+    @contextmanager
+    def _kept_from_others(self, key: int) -> Iterator[None]:
+        """Hold the locks of promotions and discoveries, in a session beside: DETACH runs in no transaction.
+
+        Raises:
+            LockNotAvailable: somebody else has one of them.
+        """
+        with connect(self._settings, application="nightlabel maintain") as beside:
+            act_as_owner(beside)
+            with beside.transaction():
+                if not (
+                    _one(beside, statement("maintain_lock_model"), {"model_id": key})
+                    and _one(beside, statement("maintain_lock_buckets"))
+                ):
+                    raise psycopg.errors.LockNotAvailable("a discovery or a promotion is at work")
+                yield
+
+    def _open_drops(self) -> list[tuple[int, datetime, bool, str | None]]:
+        rows = self._connection.execute(statement("maintain_detach").encode()).fetchall()
+        return cast("list[tuple[int, datetime, bool, str | None]]", rows)
+
+    def _end_drops(self) -> None:
+        """Bring drops to their end, from wherever they were interrupted.
+
+        Taking a partition out waits, with nobody waiting behind it, until whoever may be reading it has ended.
+        """
+        while left := self._open_drops():
+            for key, begun_at, is_whole, sql in left:
+                if is_whole:  # it was not even begun, and may be needed by now: whoever wants it has to ask again
+                    self._forget_drop(key, begun_at)
+                elif sql is None:
+                    ended = (
+                        "UPDATE nightlabel.dropped_model SET ended_at = now() WHERE model_id = %s AND dropped_at = %s"
+                    )
+                    self._connection.execute(ended, [key, begun_at])
+                elif sql.startswith("DROP"):
+                    self._tried(partial(self._connection.execute, sql.encode()))
+                else:
+                    with self._bounded_by_what_is_left():
+                        self._connection.execute(sql.encode())
+
+    def _forget_drop(self, key: int, begun_at: datetime) -> None:
+        sql = "DELETE FROM nightlabel.dropped_model WHERE model_id = %s AND dropped_at = %s"
+        self._connection.execute(sql, [key, begun_at])
 
     @contextmanager
     def _bounded_by_what_is_left(self) -> Iterator[None]:

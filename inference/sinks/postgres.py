@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 
 from inference.errors import (
     InferenceError,
+    ModelInUseError,
     ModelUnknownError,
     RunInterruptedError,
     RunUnknownError,
@@ -186,13 +187,14 @@ class PostgresSink:
         Raises:
             SettingsError: the request cannot mean anything.
             ModelUnknownError: its model is not registered.
+            ModelInUseError: its model's outcomes are being dropped.
             StaleAttemptError: a newer try of discovery has planned this run; nothing was written.
             SinkUnavailableError: the database does not answer; nothing was planned.
         """
         check_request(request)
         model_key, model = self._retried(lambda: self._find_model(request.model))
         if not request.dry_run:
-            self._retried(lambda: self._make_room(model_key, model))
+            self._make_room(model_key, model)
         plan: Plan | None = None
         try:
             with (
@@ -211,20 +213,37 @@ class PostgresSink:
         """See that the ledger has a place for the model's outcomes, also when former ones were dropped.
 
         Raises:
-            SinkUnavailableError: they are being dropped right now.
+            ModelInUseError: they are being dropped right now, or somebody has taken them out of the ledger.
         """
-        sql = (
-            "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'nightlabel.outcome'::regclass "
-            "AND inhrelid = to_regclass('nightlabel.outcome_model_' || %s) AND NOT inhdetachpending)"
-        )
-        if _one(self._connection.execute(sql, [model_key]))[0]:
-            return
-        self._connection.execute("SELECT nightlabel.add_outcome_partition(%s)", [model_key])
-        if not _one(self._connection.execute(sql, [model_key]))[0]:
-            raise SinkUnavailableError(
-                f"maintenance is dropping the outcomes of {model}; run `python -m inference maintain` to its end, then "
-                "plan this again"
+        what = {"model_id": model_key}
+        found = self._retried(lambda: _one(self._connection.execute(statement("find_partition"), what)))
+        is_dropped, has_place, outside = found
+        if is_dropped:
+            raise ModelInUseError.being_dropped(model)
+        if outside is not None:
+            raise ModelInUseError(
+                f"{model} has no place in the ledger: somebody else took its table {outside} out; attach it again, "
+                "rename it or drop it, then plan this again"
             )
+        if not has_place:
+            sql = "SELECT nightlabel.add_outcome_partition(%s)"
+            self._retried(lambda: self._connection.execute(sql, [model_key]))
+
+    def _keep_model(
+        self, cursor: psycopg.Cursor[tuple[Any, ...]], model_key: int, model: ModelId, *, dry_run: bool
+    ) -> None:
+        """Keep maintenance from dropping the run's model until it is planned.
+
+        Raises:
+            ModelInUseError: it has done so meanwhile, or has begun to.
+        """
+        lock = "SELECT pg_advisory_xact_lock_shared(hashtextextended('nightlabel.model ' || %s, 0))"
+        cursor.execute(lock, [model_key])
+        is_dropped, has_place, _ = _one(cursor.execute(statement("find_partition"), {"model_id": model_key}))
+        if is_dropped:
+            raise ModelInUseError.being_dropped(model)
+        if not has_place and not dry_run:
+            raise ModelInUseError(f"the outcomes of {model} were dropped while this was planned; plan it again")
 
     def _is_planned(self, plan: Plan, bucket: str) -> bool:
         """Return whether a plan was committed, once the transaction that made it has ended."""
@@ -252,6 +271,7 @@ class PostgresSink:
             self._copy_listing(cursor, listing)
         # From here on one discovery of a bucket at a time: they note the same objects, and plan the same images.
         self._lock_bucket(cursor, request.bucket)
+        self._keep_model(cursor, model_key, model, dry_run=request.dry_run)
         settled_by = self._settled_by(request, model_key)
         prefix = stored_key(request.prefix)
         what = {"bucket": request.bucket, "prefix": prefix, "listed_at": listed_at, "model_id": model_key}

@@ -22,11 +22,13 @@ CREATE TABLE nightlabel.dropped_model (
     dropped_at  timestamptz  NOT NULL DEFAULT now(),
     dropped_by  text         NOT NULL DEFAULT session_user,
     outcomes    bigint       NOT NULL CHECK (outcomes >= 0),
+    partition   oid          NOT NULL,
     ended_at    timestamptz,
     PRIMARY KEY (model_id, dropped_at)
 );
 COMMENT ON TABLE  nightlabel.dropped_model IS 'Models whose outcomes were dropped as a whole, by whom and how many; the model stays registered and may get new ones.';
-COMMENT ON COLUMN nightlabel.dropped_model.ended_at IS 'Null while it is under way, or after it was interrupted: the next maintenance brings it to its end.';
+COMMENT ON COLUMN nightlabel.dropped_model.partition IS 'The table that goes; one of the same name that is made later, or that somebody else took out of the ledger, is another.';
+COMMENT ON COLUMN nightlabel.dropped_model.ended_at IS 'Null while it is under way, or after it was interrupted: the model is refused until the next maintenance brings it to its end.';
 
 CREATE TABLE nightlabel.view_file (
     name    text  PRIMARY KEY,

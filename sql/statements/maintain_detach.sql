@@ -1,15 +1,16 @@
--- What is left to do to drop the outcomes of models, as statements: to take a partition out of the ledger while others
--- read and write it, or to bring an interrupted taking out to its end; to drop what is out. No row for a model when nothing
--- is left.
-SELECT m.model_id, i.inhrelid IS NOT NULL AND NOT i.inhdetachpending AS is_whole, format(
+-- The drops that are under way, each with what is left to do as a statement: to take its partition out of the ledger while
+-- others read and write it, or to bring an interrupted taking out to its end; to drop what is out; null when nothing is
+-- left. A table of the same name that is another one is somebody else's.
+SELECT d.model_id, d.dropped_at, i.inhrelid IS NOT NULL AND NOT i.inhdetachpending AS is_whole, format(
     CASE
-        WHEN i.inhdetachpending THEN 'ALTER TABLE nightlabel.outcome DETACH PARTITION %%s FINALIZE'
-        WHEN i.inhrelid IS NOT NULL THEN 'ALTER TABLE nightlabel.outcome DETACH PARTITION %%s CONCURRENTLY'
-        ELSE 'DROP TABLE %%s'
+        WHEN i.inhdetachpending THEN 'ALTER TABLE nightlabel.outcome DETACH PARTITION %s FINALIZE'
+        WHEN i.inhrelid IS NOT NULL THEN 'ALTER TABLE nightlabel.outcome DETACH PARTITION %s CONCURRENTLY'
+        WHEN c.oid IS NOT NULL THEN 'DROP TABLE %s'
     END,
     c.oid::regclass
 )
-FROM unnest(%(models)s::integer[]) AS m (model_id)
-JOIN pg_class AS c ON c.oid = to_regclass('nightlabel.outcome_model_' || m.model_id)
+FROM nightlabel.dropped_model AS d
+LEFT JOIN pg_class AS c ON c.oid = d.partition AND c.oid = to_regclass('nightlabel.outcome_model_' || d.model_id)
 LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid
-ORDER BY m.model_id;
+WHERE d.ended_at IS NULL
+ORDER BY d.dropped_at;

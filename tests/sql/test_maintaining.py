@@ -25,8 +25,8 @@ from inference.errors import (
 )
 from inference.sinks import maintaining
 from inference.sinks.maintaining import LOCK_KEY, Pace, maintain
-from inference.types import ListedObject, MaintenanceReport, MaintenanceRequest, ModelId
-from tests.ledger import BUCKET, Ledger, dead_letter, listed, prediction
+from inference.types import ListedObject, MaintenanceReport, MaintenanceRequest, ModelId, RunRequest
+from tests.ledger import BUCKET, Ledger, Pages, dead_letter, listed, prediction
 
 pytestmark = pytest.mark.integration
 
@@ -271,6 +271,18 @@ def superseded(ledger: Ledger) -> Ledger:
 DROP = MaintenanceRequest(drop_models=("tiny@1",))
 
 
+def drop_is_noted(ledger: Ledger) -> None:
+    """As a maintenance notes it before it takes a partition out."""
+    ledger.execute(
+        "INSERT INTO nightlabel.dropped_model (model_id, outcomes, partition) "
+        "VALUES (1, 3, 'nightlabel.outcome_model_1'::regclass)"
+    )
+
+
+def drops(ledger: Ledger) -> list[dict[str, Any]]:
+    return ledger.rows("SELECT model_id, outcomes, ended_at IS NULL AS is_open FROM nightlabel.dropped_model")
+
+
 def partitions(ledger: Ledger) -> list[str]:
     sql = "SELECT relname FROM pg_class WHERE relname ~ '^outcome_model_[0-9]+$' ORDER BY 1"
     return [row["relname"] for row in ledger.rows(sql)]
@@ -353,7 +365,7 @@ def test_a_candidate_that_was_never_in_production_can_go_at_once(ledger: Ledger)
 def test_a_drop_that_was_interrupted_is_brought_to_its_end_by_the_next_maintenance(superseded: Ledger, how_far: str):
     superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
     before = shown(superseded)
-    superseded.execute("INSERT INTO nightlabel.dropped_model (model_id, outcomes) VALUES (1, 3)")
+    drop_is_noted(superseded)
     with psycopg.connect(superseded.url, autocommit=True) as connection:
         detach = "ALTER TABLE nightlabel.outcome DETACH PARTITION nightlabel.outcome_model_1 CONCURRENTLY"
         if how_far == "pending":
@@ -372,35 +384,137 @@ def test_a_drop_that_was_interrupted_is_brought_to_its_end_by_the_next_maintenan
 
     assert partitions(superseded) == ["outcome_model_2"]
     assert shown(superseded) == before
-    assert superseded.rows("SELECT outcomes, ended_at IS NULL AS is_open FROM nightlabel.dropped_model") == [
-        {"outcomes": 3, "is_open": False}
-    ]
+    assert drops(superseded) == [{"model_id": 1, "outcomes": 3, "is_open": False}]
 
 
 def test_a_drop_that_was_killed_before_it_began_has_to_be_asked_for_again(superseded: Ledger):
-    superseded.execute("INSERT INTO nightlabel.dropped_model (model_id, outcomes) VALUES (1, 3)")
+    drop_is_noted(superseded)
 
     tidy(superseded, MaintenanceRequest())
 
     assert partitions(superseded) == ["outcome_model_1", "outcome_model_2"]
-    assert superseded.rows("SELECT FROM nightlabel.dropped_model") == []
+    assert drops(superseded) == []
+
+
+def test_a_drop_that_was_not_noted_as_ended_stays_known_when_the_model_has_a_new_partition(superseded: Ledger):
+    """The process died after its last DROP, and then the model was registered again."""
+    superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
+    drop_is_noted(superseded)
+    superseded.execute("DROP TABLE nightlabel.outcome_model_1")
+    superseded.register("tiny", "1")
+
+    tidy(superseded, MaintenanceRequest())
+
+    assert partitions(superseded) == ["outcome_model_1", "outcome_model_2"]
+    assert drops(superseded) == [{"model_id": 1, "outcomes": 3, "is_open": False}]
 
 
 def test_a_partition_that_somebody_else_took_out_is_his(superseded: Ledger):
+    superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
     superseded.execute("ALTER TABLE nightlabel.outcome DETACH PARTITION nightlabel.outcome_model_1")
 
     tidy(superseded, MaintenanceRequest())
+    for dry_run in (True, False):
+        with pytest.raises(ModelInUseError, match="somebody else took its table"):
+            maintain(superseded.settings, replace(DROP, dry_run=dry_run))
 
     assert partitions(superseded) == ["outcome_model_1", "outcome_model_2"]
+    assert superseded.rows("SELECT count(*) FROM nightlabel.outcome_model_1") == [{"count": 3}]
+    assert drops(superseded) == []
+    with pytest.raises(ModelInUseError, match="somebody else took its table"):
+        superseded.plan(listed("a"), model="tiny@1")
 
 
-def test_a_drop_waits_for_a_reader_no_longer_than_it_has_time_and_keeps_nobody_waiting(superseded: Ledger):
+def test_a_model_that_is_back_in_production_before_its_turn_is_kept(
+    superseded: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    """Between the check of all models and the dropping of one may lie an hour."""
+    superseded.register("other", "1")
+    superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
+    check = maintaining._Maintenance._droppable
+
+    def and_then(self: Any, models: list[ModelId]) -> Any:
+        checked = check(self, models)
+        superseded.register("tiny", "1", "production")
+        return checked
+
+    monkeypatch.setattr(maintaining._Maintenance, "_droppable", and_then)
+    with pytest.raises(ModelInUseError, match="of tiny@1 are not dropped: the alias production names it; it was kept"):
+        maintain(superseded.settings, MaintenanceRequest(drop_models=("other@1", "tiny@1")))
+
+    assert partitions(superseded) == ["outcome_model_1", "outcome_model_2"]
+    assert superseded.latest() == {"a": "cat", "b": "cat", "c": "cat"}
+    assert [(drop["model_id"], drop["is_open"]) for drop in drops(superseded)] == [(3, False)]
+
+
+def test_a_drop_and_a_discovery_or_a_promotion_take_turns(superseded: Ledger):
+    superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
+    locks = [
+        "hashtextextended('nightlabel.bucket photos', 0)",
+        "hashtext('nightlabel.model_alias')",
+        "hashtextextended('nightlabel.model 1', 0)",
+    ]
+    with psycopg.connect(superseded.url) as other:
+        other.execute(f"SELECT pg_advisory_xact_lock({locks.pop()})")
+
+        pauses: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            assert (len(partitions(superseded)), drops(superseded)) == (2, [])
+            other.commit()
+            if locks:
+                other.execute(f"SELECT pg_advisory_xact_lock({locks.pop()})")
+
+        assert tidy(superseded, DROP, pace=Pace(60.0, sleep=sleep))["models"] == 3
+    assert len(pauses) == 3
+    assert partitions(superseded) == ["outcome_model_2"]
+
+
+def test_a_model_that_is_being_dropped_is_refused_at_once(superseded: Ledger):
+    drop_is_noted(superseded)
+    sentence = "tiny@1 is being dropped; run `python -m inference maintain` to its end, then try this again"
+    for use in (
+        lambda: superseded.register("tiny", "1", "production"),
+        lambda: superseded.register("tiny", "1", "candidate"),
+        lambda: superseded.plan(listed("a"), model="tiny@1"),
+        lambda: superseded.plan(listed("a"), model="tiny@1", dry_run=True),
+    ):
+        with pytest.raises(ModelInUseError, match=sentence):
+            use()
+    assert superseded.rows("SELECT FROM nightlabel.run WHERE model_id = 1 AND state = 'planned'") == []
+
+    tidy(superseded, MaintenanceRequest())
+    superseded.plan(listed("z"), model="tiny@1")
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+def test_a_run_whose_model_was_dropped_while_it_listed_is_not_planned(superseded: Ledger, is_ended: bool):
+    superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
+
+    def pages() -> Iterator[list[ListedObject]]:
+        if is_ended:
+            tidy(superseded, DROP)
+        else:
+            drop_is_noted(superseded)
+        yield [listed("new")]
+
+    sentence = "were dropped while this was planned; plan it again" if is_ended else "tiny@1 is being dropped"
+    with pytest.raises(ModelInUseError, match=sentence):
+        superseded.sink.plan_run(RunRequest(bucket=BUCKET, model="tiny@1"), Pages(pages()))
+    assert superseded.rows("SELECT FROM nightlabel.run WHERE state = 'planned'") == []
+
+
+def test_a_drop_waits_for_a_reader_no_longer_than_it_has_time_and_keeps_nobody_waiting(
+    superseded: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(maintaining, "LOCK_TIMEOUT_S", 0.5)
     superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
     reports: list[MaintenanceReport] = []
     with psycopg.connect(superseded.url) as reader:
         reader.execute("SELECT FROM nightlabel.outcome")
         dropping = threading.Thread(
-            target=lambda: reports.append(maintain(superseded.settings, DROP, pace=Pace(4.0, sleep=lambda _: None)))
+            target=lambda: reports.append(maintain(superseded.settings, DROP, pace=Pace(2.0, sleep=lambda _: None)))
         )
         dropping.start()
         while not superseded.rows(
