@@ -35,11 +35,10 @@ class CountSuperfluousOperator(BaseOperator):
         """
         from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_KEY, XCOM_SKIPMIXIN_SKIPPED
 
-        params, dag_run = context["params"], context["dag_run"]
-        check_conf(dag_run.conf, context["dag"].params)
-        report = _maintain(request_from(params, dry_run=True))
+        check_conf(context["dag_run"].conf, context["dag"].params)
+        report = _maintain(request_from(context["params"], dry_run=True))
         self.log.info("%s", report_text(report))
-        if params["dry_run"] and dag_run.run_type != "scheduled":
+        if _is_dry_run(context):
             self.log.info("Nothing was removed; trigger it with dry_run unticked to remove this")
             skipped = sorted(self.downstream_task_ids)
             context["ti"].xcom_push(key=XCOM_SKIPMIXIN_KEY, value={XCOM_SKIPMIXIN_SKIPPED: skipped})
@@ -47,20 +46,33 @@ class CountSuperfluousOperator(BaseOperator):
 
 
 class MaintainOperator(BaseOperator):
-    """Remove what is superfluous. Safe to run again after any failure, and beside a night."""
+    """Remove what is superfluous. Safe to run again after any failure, and beside a night.
+
+    Looks itself whether this is a dry run: the skip that `count` leaves is gone when somebody marks that as done.
+    """
 
     @in_a_sentence
     def execute(self, context: Context) -> dict[str, int]:
         """Return the rows of each step.
 
         Raises:
+            AirflowSkipException: this is a dry run.
             ModelInUseError: a model cannot be dropped, since its labels are still shown.
             ConfigurationError: somebody has to change something; see the message.
             TransientError: the database does not answer, or another maintenance is at work.
         """
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        if _is_dry_run(context):
+            raise AirflowSkipException("this is a dry run; trigger it with dry_run unticked to remove anything")
         report = _maintain(request_from(context["params"], dry_run=False))
         self.log.info("%s", report_text(report))
         return {step.name: step.rows for step in report.steps}
+
+
+def _is_dry_run(context: Context) -> bool:
+    """Return whether nothing is to be removed; a run by schedule removes it whatever the form's default says."""
+    return bool(context["params"]["dry_run"]) and context["dag_run"].run_type != "scheduled"
 
 
 def _maintain(request: MaintenanceRequest) -> MaintenanceReport:

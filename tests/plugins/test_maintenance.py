@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException
 from nightlabel_airflow import connections, maintenance
 
 import inference.wiring
@@ -74,11 +75,25 @@ def test_only_a_dry_run_by_hand_ends_after_counting(asked, dry_run, run_type, sk
     assert len(json.dumps(pushed)) < 1000
 
 
-def test_what_is_removed_is_what_was_counted(asked):
+@pytest.mark.parametrize(
+    ("dry_run", "run_type", "removes"),
+    [
+        (True, "manual", False),
+        (True, "backfill", False),
+        (False, "manual", True),
+        (True, "scheduled", True),
+    ],
+)
+def test_a_dry_run_removes_nothing_even_if_its_first_task_was_marked_as_done_by_hand(asked, dry_run, run_type, removes):
     operator = maintenance.MaintainOperator(task_id="maintain")
+    context = {"params": PARAMS | {"dry_run": dry_run}, "dag_run": SimpleNamespace(conf=None, run_type=run_type)}
 
-    assert operator.execute({"params": PARAMS}) == {"models": 0, "outcomes": 1_234_567}
-    assert [request for _, request in asked] == [maintenance.request_from(PARAMS, dry_run=False)]
+    if removes:
+        assert operator.execute(context) == {"models": 0, "outcomes": 1_234_567}
+    else:
+        with pytest.raises(AirflowSkipException, match="this is a dry run; trigger it with dry_run unticked"):
+            operator.execute(context)
+    assert [request for _, request in asked] == [maintenance.request_from(PARAMS, dry_run=False)] * removes
 
 
 def test_a_configuration_that_names_no_parameter_is_refused(asked):
