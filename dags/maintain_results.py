@@ -19,7 +19,7 @@ deploying or restarting Airflow starts a run by surprise. A run by schedule remo
 | `objects` | keys that are gone for longer than that | keys that exist |
 | `manifests` | of runs that ended `keep_manifest_days` ago | |
 | `images` | versions that nothing refers to any more | |
-| `shards` | of runs that ended `keep_run_days` ago, into one each | `run_summary`, to the digit |
+| `shards` | of runs that ended `keep_run_days` ago, into one a plan | `run_summary` and `run_cost`, to the digit |
 | `label_counts` | what was counted since the last time, into `label_daily`'s table | `label_daily`, to the digit |
 | `vacuum` | none: makes room for new ones, and statistics | |
 
@@ -80,7 +80,8 @@ with DAG(
             "Drop the manifests of runs that ended longer ago. Empty: NIGHTLABEL_MANIFEST_RETENTION_DAYS."
         ),
         "keep_run_days": days(
-            "Make one row of the shards of each run that ended longer ago. Empty: NIGHTLABEL_RUN_RETENTION_DAYS."
+            "Make one row of the shards of each plan of runs that ended longer ago. "
+            "Empty: NIGHTLABEL_RUN_RETENTION_DAYS."
         ),
         "keep_outcome_days": days(
             "Remove older outcomes of versions that no object holds any more, and objects that are gone for longer. "

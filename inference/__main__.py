@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, text in (
         ("manifest", "drop the manifests of runs that ended more than N days ago"),
-        ("run", "make one row of the shards of a run that ended more than N days ago"),
+        ("run", "make one row of the shards of each plan of runs that ended more than N days ago"),
         ("outcome", "remove outcomes older than N days of versions that no object holds any more"),
     ):
         maintain.add_argument(f"--keep-{name}-days", type=_whole(1), metavar="N", help=f"{text} (default: the setting)")

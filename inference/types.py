@@ -499,7 +499,7 @@ class MaintenanceRequest:
     keep_manifest_days: int | None = None
     """Manifests of runs that ended earlier go; None for the setting."""
     keep_run_days: int | None = None
-    """The shards of runs that ended earlier become one row a run; None for the setting."""
+    """The shards of runs that ended earlier become one row a plan; None for the setting."""
     keep_outcome_days: int | None = None
     """Outcomes of versions that no object holds any more go when they are older, and so do objects that are gone for
     longer; None for the setting, and without that they are kept."""

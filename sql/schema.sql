@@ -1404,7 +1404,7 @@ COMMENT ON COLUMN nightlabel.shard.shard_number IS 'Number of the shard in its p
 
 COMMENT ON COLUMN nightlabel.shard.device IS 'cpu or gpu: the queue that works on it.';
 
-COMMENT ON COLUMN nightlabel.shard.state IS 'planned, running, done, or superseded by a later plan.';
+COMMENT ON COLUMN nightlabel.shard.state IS 'planned, running, done, or superseded: by a later plan, or since maintenance made one row of a plan''s shards.';
 
 COMMENT ON COLUMN nightlabel.shard.attempt IS 'Fencing token: a write that carries another number is refused.';
 
@@ -1461,24 +1461,32 @@ CREATE VIEW nightlabel.run_cost AS
     spent.decode_s,
     spent.predict_s,
     spent.write_s,
-    spent.worker_s,
-    (((spent.worker_s * (1000)::double precision) / (NULLIF(spent.images, 0))::double precision))::real AS seconds_per_1000,
-    (spent.fetch_s / NULLIF(spent.worker_s, (0)::double precision)) AS fetch_share,
-    (spent.decode_s / NULLIF(spent.worker_s, (0)::double precision)) AS decode_share,
-    (spent.predict_s / NULLIF(spent.worker_s, (0)::double precision)) AS predict_share,
-    (spent.write_s / NULLIF(spent.worker_s, (0)::double precision)) AS write_share
-   FROM ((nightlabel.run r
+    whole.worker_s,
+    (((whole.worker_s * (1000)::double precision) / (NULLIF(spent.images, 0))::double precision))::real AS seconds_per_1000,
+    (spent.fetch_s / NULLIF(whole.worker_s, (0)::double precision)) AS fetch_share,
+    (spent.decode_s / NULLIF(whole.worker_s, (0)::double precision)) AS decode_share,
+    (spent.predict_s / NULLIF(whole.worker_s, (0)::double precision)) AS predict_share,
+    (spent.write_s / NULLIF(whole.worker_s, (0)::double precision)) AS write_share
+   FROM (((nightlabel.run r
      JOIN nightlabel.model m ON ((m.model_id = r.model_id)))
-     CROSS JOIN LATERAL ( SELECT (((COALESCE(sum((s.labelled + s.dead)) FILTER (WHERE (s.plan_number = r.plan_number)), (0)::numeric) + (r.carried_labelled)::numeric) + (r.carried_dead)::numeric))::bigint AS images,
-            ((COALESCE(sum(s.copied) FILTER (WHERE (s.plan_number = r.plan_number)), (0)::numeric) + (r.carried_copied)::numeric))::bigint AS copied,
+     CROSS JOIN LATERAL ( SELECT (((COALESCE(sum(p.recorded) FILTER (WHERE (p.plan_number = r.plan_number)), (0)::numeric) + (r.carried_labelled)::numeric) + (r.carried_dead)::numeric))::bigint AS images,
+            ((COALESCE(sum(p.copied) FILTER (WHERE (p.plan_number = r.plan_number)), (0)::numeric) + (r.carried_copied)::numeric))::bigint AS copied,
             (EXTRACT(epoch FROM (COALESCE(r.finished_at, clock_timestamp()) - r.started_at)))::real AS run_s,
-            COALESCE(sum(s.fetch_s), (0)::real) AS fetch_s,
-            COALESCE(sum(s.decode_s), (0)::real) AS decode_s,
-            COALESCE(sum(s.predict_s), (0)::real) AS predict_s,
-            COALESCE(sum(s.write_s), (0)::real) AS write_s,
-            COALESCE(sum((((s.fetch_s + s.decode_s) + s.predict_s) + s.write_s)), (0)::real) AS worker_s
-           FROM nightlabel.shard s
-          WHERE (s.run_id = r.run_id)) spent);
+            COALESCE(sum(p.fetch_s ORDER BY p.plan_number), (0)::real) AS fetch_s,
+            COALESCE(sum(p.decode_s ORDER BY p.plan_number), (0)::real) AS decode_s,
+            COALESCE(sum(p.predict_s ORDER BY p.plan_number), (0)::real) AS predict_s,
+            COALESCE(sum(p.write_s ORDER BY p.plan_number), (0)::real) AS write_s
+           FROM ( SELECT s.plan_number,
+                    sum((s.labelled + s.dead)) AS recorded,
+                    sum(s.copied) AS copied,
+                    sum(s.fetch_s ORDER BY s.shard_number) AS fetch_s,
+                    sum(s.decode_s ORDER BY s.shard_number) AS decode_s,
+                    sum(s.predict_s ORDER BY s.shard_number) AS predict_s,
+                    sum(s.write_s ORDER BY s.shard_number) AS write_s
+                   FROM nightlabel.shard s
+                  WHERE (s.run_id = r.run_id)
+                  GROUP BY s.plan_number) p) spent)
+     CROSS JOIN LATERAL ( SELECT (((spent.fetch_s + spent.decode_s) + spent.predict_s) + spent.write_s) AS worker_s) whole);
 
 COMMENT ON VIEW nightlabel.run_cost IS 'One row per run: images per second, seconds of each stage added over threads and shards, seconds per 1,000 images.';
 

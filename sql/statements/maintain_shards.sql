@@ -1,20 +1,30 @@
--- Make one row of the shards of runs that ended long ago, a hundred runs at most: their sums stand in the first shard of
--- the newest plan, so that run_summary shows what it showed; shards of former plans go. The row that is left is
--- `superseded`: nobody can claim it any more. Returns how many rows went; a dry run only counts, and all of them.
-WITH ended AS MATERIALIZED (
-    SELECT r.run_id, r.plan_number
+-- Make one row of the shards of each plan of runs that ended long ago, a hundred runs at most: their sums stand in the
+-- plan's first shard, so that run_summary and run_cost show what they showed. The row that is left is `superseded`: nobody
+-- can claim it any more. Returns how many rows went; a dry run only counts, all of them, and locks nothing.
+WITH long_ago AS (
+    SELECT r.run_id
     FROM nightlabel.run AS r
     WHERE r.state IN ('succeeded', 'failed') AND r.finished_at < %(before)s
         AND EXISTS (
-            SELECT FROM nightlabel.shard AS s
-            WHERE s.run_id = r.run_id
-                AND (s.plan_number < r.plan_number OR EXISTS (
-                    SELECT FROM nightlabel.shard AS first
-                    WHERE first.run_id = s.run_id AND first.plan_number = s.plan_number AND first.shard_number < s.shard_number
-                ))
+            SELECT
+            FROM nightlabel.shard AS s
+            JOIN nightlabel.shard AS first ON first.run_id = s.run_id AND first.plan_number = s.plan_number
+            WHERE s.run_id = r.run_id AND first.shard_number < s.shard_number
         )
-    LIMIT CASE WHEN %(dry_run)s THEN NULL ELSE 100 END
-    FOR UPDATE SKIP LOCKED
+),
+taken AS MATERIALIZED (
+    SELECT r.run_id
+    FROM long_ago
+    JOIN nightlabel.run AS r ON r.run_id = long_ago.run_id
+    -- Once more, since the row may have changed until it was locked.
+    WHERE NOT %(dry_run)s AND r.state IN ('succeeded', 'failed') AND r.finished_at < %(before)s
+    LIMIT 100
+    FOR UPDATE OF r SKIP LOCKED
+),
+ended AS (
+    SELECT taken.run_id FROM taken
+    UNION ALL
+    SELECT long_ago.run_id FROM long_ago WHERE %(dry_run)s
 ),
 total AS MATERIALIZED (
     SELECT
@@ -25,7 +35,7 @@ total AS MATERIALIZED (
         sum(s.predict_s ORDER BY s.shard_number) AS predict_s, sum(s.write_s ORDER BY s.shard_number) AS write_s,
         min(s.started_at) AS started_at, max(s.heartbeat_at) AS heartbeat_at, max(s.finished_at) AS finished_at
     FROM ended
-    JOIN nightlabel.shard AS s USING (run_id, plan_number)
+    JOIN nightlabel.shard AS s ON s.run_id = ended.run_id
     GROUP BY s.run_id, s.plan_number
 ),
 old AS MATERIALIZED (

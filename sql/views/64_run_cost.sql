@@ -1,8 +1,9 @@
 -- run_cost: how fast each run was, and what its images cost by stage.
 -- Grain:   one row per run.
 -- Rule:    images are the run's labels and dead letters, as in run_summary. Seconds are added over threads, shards and
---          plans, since a superseded plan was paid for as well; stages overlap, so they may add up to more than the run
---          took. The listing is one thread's and is not among them. Shares are of the four stages and add up to 1.
+--          plans, since a superseded plan was paid for as well, in the order of plans and shards: maintenance adds them
+--          up likewise. Stages overlap, so they may add up to more than the run took. The listing is one thread's and is
+--          not among them. Shares are of the four stages and add up to 1.
 -- Cost:    one run by run_id or a span of started_at reads the shards of those runs alone.
 -- Readers: operators, whoever pays for the machines.
 CREATE OR REPLACE VIEW nightlabel.run_cost AS
@@ -23,28 +24,41 @@ SELECT
     spent.decode_s,
     spent.predict_s,
     spent.write_s,
-    spent.worker_s,
-    (spent.worker_s * 1000 / nullif(spent.images, 0))::real AS seconds_per_1000,
-    (spent.fetch_s / nullif(spent.worker_s, 0))::real AS fetch_share,
-    (spent.decode_s / nullif(spent.worker_s, 0))::real AS decode_share,
-    (spent.predict_s / nullif(spent.worker_s, 0))::real AS predict_share,
-    (spent.write_s / nullif(spent.worker_s, 0))::real AS write_share
+    whole.worker_s,
+    (whole.worker_s * 1000 / nullif(spent.images, 0))::real AS seconds_per_1000,
+    (spent.fetch_s / nullif(whole.worker_s, 0))::real AS fetch_share,
+    (spent.decode_s / nullif(whole.worker_s, 0))::real AS decode_share,
+    (spent.predict_s / nullif(whole.worker_s, 0))::real AS predict_share,
+    (spent.write_s / nullif(whole.worker_s, 0))::real AS write_share
 FROM nightlabel.run AS r
 JOIN nightlabel.model AS m ON m.model_id = r.model_id
 CROSS JOIN LATERAL (
     SELECT
-        (coalesce(sum(s.labelled + s.dead) FILTER (WHERE s.plan_number = r.plan_number), 0)
+        (coalesce(sum(p.recorded) FILTER (WHERE p.plan_number = r.plan_number), 0)
             + r.carried_labelled + r.carried_dead)::bigint AS images,
-        (coalesce(sum(s.copied) FILTER (WHERE s.plan_number = r.plan_number), 0) + r.carried_copied)::bigint AS copied,
+        (coalesce(sum(p.copied) FILTER (WHERE p.plan_number = r.plan_number), 0) + r.carried_copied)::bigint AS copied,
         extract(epoch FROM coalesce(r.finished_at, clock_timestamp()) - r.started_at)::real AS run_s,
-        coalesce(sum(s.fetch_s), 0)::real AS fetch_s,
-        coalesce(sum(s.decode_s), 0)::real AS decode_s,
-        coalesce(sum(s.predict_s), 0)::real AS predict_s,
-        coalesce(sum(s.write_s), 0)::real AS write_s,
-        coalesce(sum(s.fetch_s + s.decode_s + s.predict_s + s.write_s), 0)::real AS worker_s
-    FROM nightlabel.shard AS s
-    WHERE s.run_id = r.run_id
-) AS spent;
+        coalesce(sum(p.fetch_s ORDER BY p.plan_number), 0)::real AS fetch_s,
+        coalesce(sum(p.decode_s ORDER BY p.plan_number), 0)::real AS decode_s,
+        coalesce(sum(p.predict_s ORDER BY p.plan_number), 0)::real AS predict_s,
+        coalesce(sum(p.write_s ORDER BY p.plan_number), 0)::real AS write_s
+    FROM (
+        SELECT
+            s.plan_number,
+            sum(s.labelled + s.dead) AS recorded,
+            sum(s.copied) AS copied,
+            sum(s.fetch_s ORDER BY s.shard_number) AS fetch_s,
+            sum(s.decode_s ORDER BY s.shard_number) AS decode_s,
+            sum(s.predict_s ORDER BY s.shard_number) AS predict_s,
+            sum(s.write_s ORDER BY s.shard_number) AS write_s
+        FROM nightlabel.shard AS s
+        WHERE s.run_id = r.run_id
+        GROUP BY s.plan_number
+    ) AS p
+) AS spent
+CROSS JOIN LATERAL (
+    SELECT spent.fetch_s + spent.decode_s + spent.predict_s + spent.write_s AS worker_s
+) AS whole;
 COMMENT ON VIEW nightlabel.run_cost IS
     'One row per run: images per second, seconds of each stage added over threads and shards, seconds per 1,000 images.';
 COMMENT ON COLUMN nightlabel.run_cost.run_id IS 'The run; see run_summary for its books.';

@@ -25,7 +25,7 @@ from inference.errors import (
 )
 from inference.sinks import maintaining
 from inference.sinks.maintaining import LOCK_KEY, Pace, maintain
-from inference.types import ListedObject, MaintenanceReport, MaintenanceRequest, ModelId, RunRequest
+from inference.types import ListedObject, MaintenanceReport, MaintenanceRequest, ModelId, Plan, RunRequest
 from tests.ledger import BUCKET, Ledger, Pages, dead_letter, listed, prediction
 
 pytestmark = pytest.mark.integration
@@ -35,6 +35,9 @@ TABLES = (
     "image", "object", "outcome", "run", "shard", "manifest_chunk", "model_alias", "maintenance_position",
     "dropped_model",
 )  # fmt: skip
+
+STAY = ("latest_prediction", "dead_letter_open", "never_labelled", "dead_letter_reason", "duplicate_content")
+OF_RUNS = ("run_summary", "run_cost")
 
 
 class Ticks:
@@ -60,19 +63,15 @@ def rows_of(report: MaintenanceReport) -> dict[str, int]:
 
 
 def shown(ledger: Ledger) -> dict[str, list[Any]]:
-    """What the public sees, each value as its text."""
+    """What the public sees of the views that stay as they are, each value as its text."""
+    ended = "WHERE finished_at IS NOT NULL"  # the speed of others depends on the time
     views = {
-        name: ledger.rows(f"SELECT v::text FROM nightlabel.{name} AS v {where} ORDER BY 1")
-        for name, where in {
-            "latest_prediction": "",
-            "dead_letter_open": "",
-            "run_summary": "WHERE finished_at IS NOT NULL",  # the speed of others depends on the time
-        }.items()
+        name: ledger.rows(f"SELECT v::text FROM nightlabel.{name} AS v {ended * (name in OF_RUNS)} ORDER BY 1")
+        for name in (*STAY, *OF_RUNS)
     }
     assert views["latest_prediction"]
-    if ledger.rows("SELECT to_regclass('nightlabel.label_count') AS counts")[0]["counts"] is not None:
-        columns = "day, model_name, model_version, label, images, round(mean_score::numeric, 4)"
-        views["label_daily"] = ledger.rows(f"SELECT {columns} FROM nightlabel.label_daily ORDER BY 1, 2, 3, 4")
+    columns = "day, model_name, model_version, label, images, round(mean_score::numeric, 4)"
+    views["label_daily"] = ledger.rows(f"SELECT {columns} FROM nightlabel.label_daily ORDER BY 1, 2, 3, 4")
     return views
 
 
@@ -109,6 +108,7 @@ class Nights:
         self._ledger = ledger
         self._random = random.Random(seed)  # noqa: S311 - to be repeated by its seed
         self._etag = 0
+        self._number = 0
         self.there: dict[int, ListedObject] = {}
         self.models = [ModelId("tiny", "1")]
 
@@ -122,6 +122,8 @@ class Nights:
                 )
             scope = self._random.choice(["unlabelled", "unlabelled", "not_by_this_model"])
             plan = self._ledger.plan(*self.there.values(), scope=scope, shard_size=self._random.choice([2, 7, 1000]))
+            if self._random.random() < 0.4:
+                plan = self._plan_anew(scope)
             fates = {item.key: self._fate() for item in self.there.values()}
             self._ledger.work(plan, fates)
             age(self._ledger, self._random.randrange(4))
@@ -131,6 +133,17 @@ class Nights:
             "UPDATE nightlabel.shard SET copied = labelled / 2, "
             "fetch_s = random() * 1e3, decode_s = random(), predict_s = 0.1, write_s = 1e9"
         )
+
+    def _plan_anew(self, scope: str) -> Plan:
+        """Plan a run, work on a shard of it, and plan it again, as when its discovery is cleared."""
+        self._number += 1
+        about = {"dag_id": "classify_images", "airflow_run_id": f"run {self._number}", "scope": scope, "shard_size": 3}
+        first = self._ledger.plan(*self.there.values(), **about)
+        for number in first.shards[:2]:
+            shard = self._ledger.sink.claim_shard(first.run_id, number)
+            self._ledger.record(shard, 1, [prediction(ref) for ref in self._ledger.refs(shard)[:2]])
+        self._change()
+        return self._ledger.plan(*self.there.values(), **about)
 
     def _change(self) -> None:
         for place in range(40):
@@ -593,6 +606,32 @@ def test_a_run_that_goes_on_keeps_its_shards_and_an_old_shard_cannot_be_claimed(
         with pytest.raises(Exception, match="has no shard"):
             ledger.sink.claim_shard(old.run_id, number)
     assert ledger.sink.finish_run(old.run_id).labelled == 2
+
+
+def test_a_dry_run_counts_shards_without_locking_their_runs(ledger: Ledger):
+    ledger.work(ledger.plan(listed("a"), listed("b"), shard_size=1))
+    age(ledger, 30)
+    with psycopg.connect(ledger.url) as other:
+        other.execute("SELECT FROM nightlabel.run FOR UPDATE")
+        assert tidy(ledger, replace(EVERYTHING, dry_run=True))["shards"] == 1
+        assert tidy(ledger)["shards"] == 0, "the run is left to whoever has it"
+
+
+def test_what_a_superseded_plan_cost_stays_known(ledger: Ledger):
+    about = {"dag_id": "classify_images", "airflow_run_id": "manual", "shard_size": 1}
+    first = ledger.plan(listed("a"), listed("b"), **about)
+    for number in first.shards:
+        shard = ledger.sink.claim_shard(first.run_id, number)
+        ledger.record(shard, 1, [])
+    ledger.work(ledger.plan(listed("a"), listed("b"), **about))
+    ledger.execute("UPDATE nightlabel.shard SET fetch_s = plan_number * 100 + shard_number, write_s = 0.1")
+    age(ledger, 30)
+    cost = "SELECT fetch_s, cost::text FROM nightlabel.run_cost AS cost"
+    before = ledger.rows(cost)
+    assert before[0]["fetch_s"] == 602
+
+    assert tidy(ledger)["shards"] == 2
+    assert ledger.rows(cost) == before
 
 
 def test_a_run_that_is_planned_anew_after_its_shards_became_one_has_books_that_balance(ledger: Ledger):
