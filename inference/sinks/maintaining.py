@@ -383,7 +383,9 @@ class _Maintenance:
     def _drop_manifests(self) -> Iterator[int]:
         days = self._days.manifests
         if self._dry_run:
-            yield _count(self._connection, statement("maintain_count_manifests"), {"before": self._before(days)})
+            with self._bounded_by_what_is_left():
+                found = _count(self._connection, statement("maintain_count_manifests"), {"before": self._before(days)})
+            yield found
             return
         sql, age = "SELECT nightlabel.drop_old_manifests(%s)", timedelta(days=days)
         while some := self._tried(lambda: _count(self._connection, sql, [age])):
@@ -392,31 +394,43 @@ class _Maintenance:
     def _remove_images(self, dropped: list[int]) -> Iterator[int]:
         outcomes = EVER if self._days.outcomes is None else self._before(self._days.outcomes)
         self._check_time()
-        self._connection.execute("DROP TABLE IF EXISTS pg_temp.named_by_manifest")
+        self._connection.execute("DROP TABLE IF EXISTS pg_temp.named_by_manifest, pg_temp.noted_plan")
+        self._connection.execute("CREATE TEMPORARY TABLE named_by_manifest (image_id uuid NOT NULL)")
+        self._connection.execute(
+            "CREATE TEMPORARY TABLE noted_plan "
+            "(run_id uuid NOT NULL, plan_number integer NOT NULL, PRIMARY KEY (run_id, plan_number))"
+        )
         # What the steps before this one have not got to still counts; a dry run has done none of them.
         manifests = self._before(self._days.manifests) if self._dry_run else EVER
-        self._connection.execute(statement("maintain_note_manifests"), {"dropped_before": manifests})
-        self._connection.execute("CREATE INDEX ON pg_temp.named_by_manifest (image_id)")
-        self._connection.execute("ANALYZE pg_temp.named_by_manifest")
+        note = partial(
+            self._connection.execute, statement("maintain_note_manifests").encode(), {"dropped_before": manifests}
+        )
+        with self._bounded_by_what_is_left():
+            note()
+            self._connection.execute("CREATE INDEX ON pg_temp.named_by_manifest (image_id)")
+            self._connection.execute("ANALYZE pg_temp.named_by_manifest, pg_temp.noted_plan")
         values = {
             "dropped": dropped if self._dry_run else [],
             "objects_before": outcomes if self._dry_run else EVER,
             "outcomes_before": outcomes if self._dry_run else EVER,
         }
-        yield from self._by_blocks("images", self._blocks("nightlabel.image"), "maintain_images", values)
+        yield from self._by_blocks("images", self._blocks("nightlabel.image"), "maintain_images", values, note)
 
     def _merge_shards(self) -> Iterator[int]:
         values = {"before": self._before(self._days.runs), "dry_run": self._dry_run}
+        if self._dry_run:
+            with self._bounded_by_what_is_left():
+                found = _count(self._connection, statement("maintain_shards"), values)
+            yield found
+            return
         while some := self._tried(lambda: _count(self._connection, statement("maintain_shards"), values)):
             yield some
-            if self._dry_run:
-                return
 
     def _fold_label_counts(self) -> Iterator[int]:
-        if _one(self._connection, "SELECT to_regprocedure('nightlabel.fold_label_counts()')::text") is None:
-            return
         if self._dry_run:
-            yield _count(self._connection, "SELECT count(*) FROM nightlabel.label_count_delta")
+            with self._bounded_by_what_is_left():
+                found = _count(self._connection, "SELECT count(*) FROM nightlabel.label_count_delta")
+            yield found
             return
         while some := self._tried(lambda: _count(self._connection, "SELECT nightlabel.fold_label_counts()")):
             yield some
@@ -434,13 +448,28 @@ class _Maintenance:
     def _blocks(self, table: str) -> int:
         return _count(self._connection, statement("maintain_blocks"), {"table": table})
 
-    def _by_blocks(self, step: str, blocks: int, name: str, values: dict[str, Any]) -> Iterator[int]:
-        """Run a statement over a table, some blocks at a time, once around from where the last maintenance stopped."""
+    def _by_blocks(
+        self,
+        step: str,
+        blocks: int,
+        name: str,
+        values: dict[str, Any],
+        first_of_all: Callable[[], object] | None = None,
+    ) -> Iterator[int]:
+        """Run a statement over a table, some blocks at a time, once around from where the last maintenance stopped.
+
+        Args:
+            step: The name under which the position is noted.
+            blocks: Of the table.
+            name: Of the statement.
+            values: Its parameters, but for the blocks.
+            first_of_all: Called in each transaction before the statement, when no discovery is at work.
+        """
         begin = 0 if self._dry_run else min(self._position(step), blocks)
         ranges = [*_ranges(begin, blocks, self._blocks_a_batch), *_ranges(0, begin, self._blocks_a_batch)]
         for first, end in ranges:
             what = {**values, "first": f"({first},0)", "end": f"({end},0)", "dry_run": self._dry_run}
-            yield self._tried(partial(self._batch, statement(name), what, step, end))
+            yield self._tried(partial(self._batch, statement(name), what, step, end, first_of_all))
         self._forget_position(step)
 
     def _position(self, step: str) -> int:
@@ -459,13 +488,17 @@ class _Maintenance:
 
     # Locks and time
 
-    def _batch(self, sql: str, values: dict[str, Any], step: str, end: int) -> int:
+    def _batch(
+        self, sql: str, values: dict[str, Any], step: str, end: int, first_of_all: Callable[[], object] | None
+    ) -> int:
         """Look through some blocks while no discovery is at work, and note how far that is; all of it or nothing."""
         with self._connection.transaction():
             # Days that are over stay counted in label_daily, whatever is removed.
             self._connection.execute("SELECT set_config('nightlabel.keep_label_counts', 'on', true)")
             if not _one(self._connection, statement("maintain_lock_buckets")):
                 raise psycopg.errors.LockNotAvailable("a discovery is at work")
+            if first_of_all is not None:
+                first_of_all()
             removed = _count(self._connection, sql, values)
             if not self._dry_run:
                 self._note_position(step, end)

@@ -21,7 +21,7 @@ WITH unused AS MATERIALIZED (
                     )
                 )
         )
-        AND NOT EXISTS (SELECT FROM named_by_manifest AS n WHERE n.image_id = i.image_id)
+        AND NOT EXISTS (SELECT FROM pg_temp.named_by_manifest AS n WHERE n.image_id = i.image_id)
 ),
 removed AS (
     DELETE FROM nightlabel.image AS i

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -668,6 +669,26 @@ def test_a_row_that_somebody_holds_is_waited_for_and_not_for_ever(ledger: Ledger
     assert tidy(ledger)["outcomes"] == 1
 
 
+@pytest.mark.parametrize(
+    ("table", "request_"),
+    [("outcome", replace(DROP, dry_run=True)), ("manifest_chunk", MaintenanceRequest(dry_run=True))],
+)
+def test_what_reads_a_whole_table_has_all_the_time_that_is_left_and_no_more(
+    superseded: Ledger, table: str, request_: MaintenanceRequest
+):
+    """A table that is locked stands for one that takes long to read: longer than a statement may take otherwise."""
+    superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
+    settings = superseded.settings.model_copy(update={"database_statement_timeout_s": 0.5})
+    with ThreadPoolExecutor(1) as beside, psycopg.connect(superseded.url) as other:
+        other.execute(f"LOCK TABLE nightlabel.{table}")
+        assert not maintain(settings, request_, pace=Pace(1.0)).is_complete
+        counting = beside.submit(maintain, settings, request_, pace=Pace(60.0))
+        with pytest.raises(TimeoutError):
+            counting.result(0.9)
+        other.rollback()
+        assert counting.result(30).is_complete
+
+
 # What is asked for
 
 
@@ -708,6 +729,41 @@ def test_a_key_that_is_gone_since_yesterday_is_kept_with_its_version(ledger: Led
     done = tidy(ledger)
 
     assert (done["manifests"], done["objects"], done["images"]) == (2, 0, 0)
+
+
+def test_a_version_that_a_manifest_names_since_the_removal_began_is_kept(ledger: Ledger):
+    """Only the manifest names it: the object has another version by the time when its image would go."""
+    ledger.sink.finish_run(ledger.plan(listed("a", "e1")).run_id)
+    ledger.execute("DELETE FROM nightlabel.manifest_chunk")
+    ledger.sink.finish_run(ledger.plan(listed("a", "e2")).run_id)
+    about = {"dag_id": "classify_images", "airflow_run_id": "manual"}
+    before = ledger.plan(listed("z"), **about)
+    pauses: list[float] = []
+
+    with psycopg.connect(ledger.url) as discovery:
+        discovery.execute("SELECT pg_advisory_xact_lock(hashtextextended('nightlabel.bucket ' || %s, 0))", [BUCKET])
+
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            discovery.rollback()
+            # A run of its own, and the next plan of one that was there; the version is overwritten again at once.
+            ledger.plan(listed("a", "e1"))
+            ledger.plan(listed("a", "e1"), listed("b"), **about)
+            ledger.execute(
+                "UPDATE nightlabel.object SET image_id = i.image_id FROM nightlabel.image AS i "
+                "WHERE object.object_key = 'a' AND i.etag = 'e2'"
+            )
+
+        assert tidy(ledger, MaintenanceRequest(), pace=Pace(60.0, sleep=sleep))["images"] == 0
+
+    assert len(pauses) == 1
+    assert {row["etag"] for row in ledger.rows("SELECT etag FROM nightlabel.image WHERE object_key = 'a'")} == {
+        "e1",
+        "e2",
+    }
+    assert ledger.rows("SELECT plan_number FROM nightlabel.run WHERE run_id = %s", before.run_id) == [
+        {"plan_number": 2}
+    ]
 
 
 def test_a_version_that_a_manifest_still_names_is_kept(ledger: Ledger):
