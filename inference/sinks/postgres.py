@@ -604,12 +604,16 @@ class PostgresSink:
         """Fold what batches counted for ``label_daily``; returns how many rows, 0 when another one is at it."""
         return cast("int", _one(self._connection.execute("SELECT nightlabel.fold_label_counts()"))[0])
 
-    def _tidy_up(self, work: Callable[[], object], what_stands: str) -> None:
-        """Do what nothing depends on: it may run into its time-out, or lack a right, and be done another time."""
+    def _tidy_up(self, work: Callable[[], T], what_stands: str) -> T | None:
+        """Do what nothing depends on: it may run into its time-out, or lack a right, and be done another time.
+
+        Returns what it returns, or None when it failed.
+        """
         try:
-            self._retried(work)
+            return self._retried(work)
         except (SinkUnavailableError, SinkCredentialsError, SchemaMissingError) as error:
             logger.warning("%s, but not everything could be tidied up (%s)", what_stands.capitalize(), error)
+            return None
 
     def _check_recorded(self, shard: Shard, batch_number: int) -> None:
         """Tell a batch that was recorded before (its answer was lost) from one of a stale attempt."""
@@ -664,23 +668,25 @@ class PostgresSink:
                     [reasons_text(self._top_reasons(run_id, None)), run_id],
                 )
 
-        def drop_old_manifests() -> None:
+        def drop_old_manifests() -> int:
             age = timedelta(days=self._settings.manifest_retention_days)
-            while _one(self._connection.execute("SELECT nightlabel.drop_old_manifests(%s)", [age]))[0]:
-                pass
-
-        def fold_label_counts() -> None:
-            while self._fold_label_counts() >= MOST_FOLDED_AT_ONCE:
-                pass
+            sql = "SELECT nightlabel.drop_old_manifests(%s)"
+            return cast("int", _one(self._connection.execute(sql, [age]))[0])
 
         def analyze_ledger() -> None:
             self._connection.execute("SELECT nightlabel.analyze_ledger()")
 
+        closed = "the run is closed"
         is_too_dead = self._retried(finish)
         # The books are closed. What takes long over millions of images may run into its time-out without opening them.
-        tidying = (drop_old_manifests, fold_label_counts, analyze_ledger)
-        for extra in (name_reasons, *tidying) if is_too_dead else tidying:
-            self._tidy_up(extra, "the run is closed")
+        if is_too_dead:
+            self._tidy_up(name_reasons, closed)
+        # A call each time, since a call may take as long as a statement, and all of them together much longer.
+        while self._tidy_up(drop_old_manifests, closed):
+            pass
+        while (self._tidy_up(self._fold_label_counts, closed) or 0) >= MOST_FOLDED_AT_ONCE:
+            pass
+        self._tidy_up(analyze_ledger, closed)
         return self.read_summary(run_id)
 
     def read_summary(self, run_id: UUID) -> RunSummary:

@@ -276,6 +276,25 @@ def test_a_folding_that_fails_fails_no_batch_and_no_run(ledger: Ledger, monkeypa
     check(ledger, 1)
 
 
+def test_a_run_that_has_much_to_tidy_up_keeps_its_connection(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog):
+    """However long it takes in all: what is waited for is each of its statements."""
+    monkeypatch.setattr(postgres, "SILENCE_S", 0.1)
+    monkeypatch.setattr(postgres, "MOST_FOLDED_AT_ONCE", 1)
+    ledger.execute("CREATE SEQUENCE public.calls")
+    for function in ("drop_old_manifests(older_than interval)", "fold_label_counts()"):
+        ledger.execute(
+            f"CREATE OR REPLACE FUNCTION nightlabel.{function} RETURNS bigint LANGUAGE sql AS "
+            "$$ SELECT pg_sleep(0.13); SELECT (nextval('public.calls') %% 8 > 0)::integer::bigint $$"
+        )
+    run_id = ledger.plan().run_id
+
+    with PostgresSink(ledger.settings.model_copy(update={"database_statement_timeout_s": 0.4})) as sink:
+        sink.finish_run(run_id)
+
+    assert ledger.rows("SELECT last_value FROM public.calls") == [{"last_value": 16}]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 @pytest.mark.parametrize("table", ["nightlabel.outcome", "nightlabel.outcome_model_{}"])
 def test_whatever_is_written_is_counted_by_whatever_code(ledger: Ledger, table: str):
     model = model_key(ledger)
