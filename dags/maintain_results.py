@@ -1,4 +1,4 @@
-"""Keep the results database small: remove what no public view shows and no run needs.
+"""Keep the results database small: remove what is not current and what no run needs.
 
 `count` → `maintain`
 
@@ -23,8 +23,10 @@ deploying or restarting Airflow starts a run by surprise. A run by schedule remo
 | `label_counts` | what was counted since the last time, into `label_daily`'s table | `label_daily`, to the digit |
 | `vacuum` | none: makes room for new ones, and statistics | |
 
-`latest_prediction`, `dead_letter_open` and `run_summary` are the same before and after, and the next run labels nothing
-again. An object that comes back after its outcome was removed is a new one.
+`latest_prediction`, `dead_letter_open`, `dead_letter_reason`, `never_labelled`, `duplicate_content`, `label_daily`,
+`run_summary` and `run_cost` are the same before and after, and the next run labels nothing again. `label_by_prefix`
+counts only what is still there, after `models` and `outcomes`; `object_outcome` and `label_change` show no dropped
+model. An object that comes back after its outcome was removed is a new one.
 
 **What it needs.** The connection `results_db_owner` (type *postgres*, a login in the role `nightlabel_owner`).
 
@@ -94,8 +96,8 @@ with DAG(
             uniqueItems=True,
             maxItems=100,
             section="Superseded models",
-            description="Versions, each as NAME@VERSION, all of whose outcomes are dropped. Refused while a view shows "
-            "one of them.",
+            description="Versions, each as NAME@VERSION, all of whose outcomes are dropped. Refused while "
+            "latest_prediction shows one of them; object_outcome, label_change and label_by_prefix show them no more.",
         ),
     },
     default_args=DEFAULT_ARGS,

@@ -147,9 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     maintain = commands.add_parser(
         "maintain",
         help="keep the results database small",
-        description="Remove what no public view shows and no run needs, as a member of nightlabel_owner. Without "
+        description="Remove what is not current and what no run needs, as a member of nightlabel_owner. Without "
         "--keep-outcome-days and --drop-model only manifests and shards of former runs, and image versions that "
-        "nothing refers to. No image is labelled again because of it.",
+        "nothing refers to, which no public view shows. With them label_by_prefix counts less, and after --drop-model "
+        "object_outcome and label_change show that model no more; the other views stay as they are. No image is "
+        "labelled again because of it.",
         epilog="Exit status: 0 when it got to its end, or to the end of its time; 1 when not, 2 for usage.",
     )
     for name, text in (
@@ -164,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME@VERSION",
-        help="drop every outcome of a superseded model; refused while any of them is shown. May be repeated",
+        help="drop every outcome of a superseded model; refused while latest_prediction shows any. May be repeated",
     )
     maintain.add_argument(
         "--time-budget-minutes",

@@ -1,4 +1,7 @@
-"""Keeps the results database small: removes, in small transactions, what no public view shows and no run needs.
+"""Keeps the results database small: removes, in small transactions, what is not current and what no run needs.
+
+The views of what there is now, of runs and of days (``label_daily``) show afterwards what they showed.
+``label_by_prefix`` shrinks by what is removed; ``object_outcome`` and ``label_change`` by what a dropped model said.
 
 Every step can be interrupted anywhere and repeated: a batch is one transaction, and where a step stopped is in the
 database. No image is labelled again because of it: of an existing object's current version every outcome stays, unless

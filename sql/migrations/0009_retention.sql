@@ -1,5 +1,7 @@
--- 0009: which code may work on a schema that is newer than it; where maintenance stopped; which files the views are made
--- of; manifests are dropped a bounded number at a time. New tables, and a function with the same name and meaning: code of 0005 runs on.
+-- 0009: which code may work on a schema that is newer than it; where maintenance stopped; which models it dropped; which files
+-- the views are made of; manifests are dropped a bounded number at a time. Nothing that older code reads or writes changes,
+-- but that code does not look at schema_compatibility yet and refuses every newer schema; and it would use a model that is
+-- being dropped. So the oldest code for this revision is its own.
 
 CREATE TABLE nightlabel.schema_compatibility (
     revision     text  PRIMARY KEY,

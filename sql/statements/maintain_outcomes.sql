@@ -1,5 +1,5 @@
--- Remove outcomes by age, of some blocks of a model's partition: of versions that no existing object holds, which no
--- public view shows but label_daily, and which are not listed any more. None of a run that is not over: its shards are
+-- Remove outcomes by age, of some blocks of a model's partition: of versions that no existing object holds. No
+-- public view shows these but label_daily, which goes on counting them, and label_by_prefix, which does not. None of a run that is not over: its shards are
 -- counted anew from the ledger. Returns how many; a dry run only counts.
 WITH old AS MATERIALIZED (
     SELECT c.image_id

@@ -1,7 +1,8 @@
 -- label_by_prefix: how many images below which prefix got which label on which day.
 -- Grain:   one row per UTC day, bucket, prefix, model version and label.
 -- Rule:    prefix is the key up to and including its first slash, empty for a key without one. Each outcome that the
---          ledger holds counted once, whatever happened to its object since: the prefixes of a day add up to label_daily.
+--          ledger holds counted once, whatever happened to its object since. The prefixes of a day add up to label_daily
+--          until maintenance removes outcomes of that day, by age or with their model: label_daily goes on counting them.
 -- Cost:    name the days; a day is read by itself (index outcome_day), all days are the whole ledger.
 -- Readers: analysts, dashboards.
 CREATE OR REPLACE VIEW nightlabel.label_by_prefix AS
