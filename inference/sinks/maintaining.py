@@ -58,6 +58,8 @@ Values: TypeAlias = "dict[str, Any] | list[Any] | None"
 STEPS = ("models", "outcomes", "objects", "manifests", "images", "shards", "label_counts", "vacuum")
 """In the order in which they are done: what refers to something goes before it."""
 
+NOT_LOCKED = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+
 EVER = "-infinity"
 """Before every time there was."""
 
@@ -297,10 +299,13 @@ class _Maintenance:
             for _, begun_at, _, sql in self._open_drops():  # none when it was dropped before
                 try:
                     self._connection.execute(str(sql).encode())
-                except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                except psycopg.Error as error:
+                    if self._connection.closed:
+                        raise
                     [(*_, is_whole, _)] = self._open_drops()
                     if is_whole:
                         self._forget_drop(key, begun_at)
+                    if is_whole or not isinstance(error, NOT_LOCKED):
                         raise
 
     @contextmanager
@@ -313,6 +318,8 @@ class _Maintenance:
         with connect(self._settings, application="nightlabel maintain") as beside:
             act_as_owner(beside)
             with beside.transaction():
+                # It stands idle for as long as the model is looked at.
+                beside.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
                 if not (
                     _one(beside, statement("maintain_lock_model"), {"model_id": key})
                     and _one(beside, statement("maintain_lock_buckets"))
@@ -513,7 +520,7 @@ class _Maintenance:
             self._check_time()
             try:
                 return work()
-            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            except NOT_LOCKED as error:
                 logger.debug("Trying again (%s)", error)
                 self._pace.sleep(PAUSE_S)
 

@@ -48,7 +48,7 @@ class CountSuperfluousOperator(BaseOperator):
 class MaintainOperator(BaseOperator):
     """Remove what is superfluous. Safe to run again after any failure, and beside a night.
 
-    Looks itself whether this is a dry run: the skip that `count` leaves is gone when somebody marks that as done.
+    Looks itself at what was asked for: what `count` refuses or skips is forgotten when somebody marks that as done.
     """
 
     @in_a_sentence
@@ -63,6 +63,7 @@ class MaintainOperator(BaseOperator):
         """
         from airflow.sdk.exceptions import AirflowSkipException
 
+        check_conf(context["dag_run"].conf, context["dag"].params)
         if _is_dry_run(context):
             raise AirflowSkipException("this is a dry run; trigger it with dry_run unticked to remove anything")
         report = _maintain(request_from(context["params"], dry_run=False))

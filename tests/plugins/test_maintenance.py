@@ -86,7 +86,11 @@ def test_only_a_dry_run_by_hand_ends_after_counting(asked, dry_run, run_type, sk
 )
 def test_a_dry_run_removes_nothing_even_if_its_first_task_was_marked_as_done_by_hand(asked, dry_run, run_type, removes):
     operator = maintenance.MaintainOperator(task_id="maintain")
-    context = {"params": PARAMS | {"dry_run": dry_run}, "dag_run": SimpleNamespace(conf=None, run_type=run_type)}
+    context = {
+        "params": PARAMS | {"dry_run": dry_run},
+        "dag": SimpleNamespace(params=PARAMS),
+        "dag_run": SimpleNamespace(conf={"dry_run": dry_run}, run_type=run_type),
+    }
 
     if removes:
         assert operator.execute(context) == {"models": 0, "outcomes": 1_234_567}
@@ -99,6 +103,13 @@ def test_a_dry_run_removes_nothing_even_if_its_first_task_was_marked_as_done_by_
 def test_a_configuration_that_names_no_parameter_is_refused(asked):
     with pytest.raises(SettingsError, match="'keep_days', which is no parameter of this Dag"):
         run(PARAMS, "manual", conf={"keep_days": 3})
+    context = {
+        "params": PARAMS | {"dry_run": False},
+        "dag": SimpleNamespace(params=PARAMS),
+        "dag_run": SimpleNamespace(conf={"keep_days": 3}, run_type="manual"),
+    }
+    with pytest.raises(SettingsError, match="'keep_days', which is no parameter of this Dag"):
+        maintenance.MaintainOperator(task_id="maintain").execute(context)
     assert asked == []
 
 

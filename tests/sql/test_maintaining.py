@@ -164,7 +164,7 @@ class Nights:
         return dead_letter if draw < 0.25 else prediction
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(2))
 def test_nothing_that_is_shown_changes_and_nothing_is_labelled_again(ledger: Ledger, seed: int, number: int):
     nights = Nights(ledger, seed)
     nights.live(8)
@@ -185,10 +185,9 @@ def test_nothing_that_is_shown_changes_and_nothing_is_labelled_again(ledger: Led
     assert {name: rows for name, rows in again.items() if rows} == {"vacuum": again["vacuum"]}
 
 
-@pytest.mark.parametrize("number", range(2))
-def test_what_was_cut_short_anywhere_goes_on_and_ends_the_same(ledger: Ledger, seed: int, number: int):
+def test_what_was_cut_short_anywhere_goes_on_and_ends_the_same(ledger: Ledger, seed: int):
     nights = Nights(ledger, seed)
-    nights.live(8)
+    nights.live(6)
     before, plan = shown(ledger), planned(ledger, list(nights.there.values()))
     foreseen = tidy(ledger, replace(EVERYTHING, dry_run=True))
 
@@ -223,7 +222,7 @@ class KilledError(Exception):
 @pytest.mark.parametrize("look", [2, 9, 20])
 def test_what_was_killed_in_the_middle_is_harmless_to_repeat(ledger: Ledger, look: int):
     nights = Nights(ledger, 7)
-    nights.live(8)
+    nights.live(5)
     before, plan = shown(ledger), planned(ledger, list(nights.there.values()))
 
     class Deadly(Ticks):
@@ -247,7 +246,7 @@ def test_a_session_that_ends_within_a_transaction_leaves_nothing_of_it(
     ledger: Ledger, batch: int, monkeypatch: pytest.MonkeyPatch
 ):
     nights = Nights(ledger, 11)
-    nights.live(8)
+    nights.live(5)
     before, plan = shown(ledger), planned(ledger, list(nights.there.values()))
     foreseen = tidy(ledger, replace(EVERYTHING, dry_run=True))
     note, batches = maintaining._Maintenance._note_position, []
@@ -504,6 +503,25 @@ def test_a_model_that_is_being_dropped_is_refused_at_once(superseded: Ledger):
     superseded.plan(listed("z"), model="tiny@1")
 
 
+def test_a_drop_that_cannot_begin_leaves_its_model_as_it_was(superseded: Ledger):
+    """Postgres takes one partition out at a time."""
+    superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
+    superseded.register("other", "1")
+    with psycopg.connect(superseded.url) as reader, psycopg.connect(superseded.url, autocommit=True) as connection:
+        reader.execute("SELECT FROM nightlabel.outcome")
+        connection.execute("SET statement_timeout = '100ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute(
+                "ALTER TABLE nightlabel.outcome DETACH PARTITION nightlabel.outcome_model_3 CONCURRENTLY"
+            )
+
+    with pytest.raises(SinkUnavailableError, match="already pending detach"):
+        maintain(superseded.settings, DROP)
+
+    assert drops(superseded) == []
+    superseded.plan(listed("z"), model="tiny@1")
+
+
 @pytest.mark.parametrize("is_ended", [True, False])
 def test_a_run_whose_model_was_dropped_while_it_listed_is_not_planned(superseded: Ledger, is_ended: bool):
     superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
@@ -524,13 +542,13 @@ def test_a_run_whose_model_was_dropped_while_it_listed_is_not_planned(superseded
 def test_a_drop_waits_for_a_reader_no_longer_than_it_has_time_and_keeps_nobody_waiting(
     superseded: Ledger, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(maintaining, "LOCK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(maintaining, "LOCK_TIMEOUT_S", 0.3)
     superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
     reports: list[MaintenanceReport] = []
     with psycopg.connect(superseded.url) as reader:
         reader.execute("SELECT FROM nightlabel.outcome")
         dropping = threading.Thread(
-            target=lambda: reports.append(maintain(superseded.settings, DROP, pace=Pace(2.0, sleep=lambda _: None)))
+            target=lambda: reports.append(maintain(superseded.settings, DROP, pace=Pace(1.2, sleep=lambda _: None)))
         )
         dropping.start()
         while not superseded.rows(
