@@ -230,9 +230,9 @@ class PostgresSink:
             self._retried(lambda: self._connection.execute(sql, [model_key]))
 
     def _keep_model(
-        self, cursor: psycopg.Cursor[tuple[Any, ...]], model_key: int, model: ModelId, *, dry_run: bool
+        self, cursor: psycopg.Cursor[tuple[Any, ...]], model_key: int, model: ModelId, *, dry_run: bool = False
     ) -> None:
-        """Keep maintenance from dropping the run's model until it is planned.
+        """Keep maintenance from dropping the run's model until the transaction has ended, which says that it is used.
 
         Raises:
             ModelInUseError: it has done so meanwhile, or has begun to.
@@ -243,7 +243,7 @@ class PostgresSink:
         if is_dropped:
             raise ModelInUseError.being_dropped(model)
         if not has_place and not dry_run:
-            raise ModelInUseError(f"the outcomes of {model} were dropped while this was planned; plan it again")
+            raise ModelInUseError(f"the outcomes of {model} were dropped meanwhile; plan this anew")
 
     def _is_planned(self, plan: Plan, bucket: str) -> bool:
         """Return whether a plan was committed, once the transaction that made it has ended."""
@@ -467,6 +467,7 @@ class PostgresSink:
 
         Raises:
             RunUnknownError: no such shard in the run's present plan.
+            ModelInUseError: the model of a run that had ended is being dropped, or was.
         """
         tries = itertools.count()
 
@@ -478,6 +479,7 @@ class PostgresSink:
                 if row is None:
                     raise RunUnknownError(f"run {run_id} has no shard {shard_number} in its present plan")
                 plan_number, attempt, device, images, model_key, name, version, suspects, is_isolated = row
+                self._keep_model(self._connection.cursor(), model_key, ModelId(name, version))
                 settled = self._connection.execute(
                     statement("recount_shard"),
                     {"run_id": run_id, "plan_number": plan_number, "shard_number": shard_number, "model_id": model_key},

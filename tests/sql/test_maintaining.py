@@ -503,6 +503,22 @@ def test_a_model_that_is_being_dropped_is_refused_at_once(superseded: Ledger):
     superseded.plan(listed("z"), model="tiny@1")
 
 
+def test_a_run_that_failed_long_ago_does_not_go_on_with_a_model_that_is_dropped(superseded: Ledger):
+    superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
+    plan = superseded.plan(listed("new"), model="tiny@1")
+    superseded.sink.finish_run(plan.run_id)
+
+    drop_is_noted(superseded)
+    with pytest.raises(ModelInUseError, match="tiny@1 is being dropped"):
+        superseded.sink.claim_shard(plan.run_id, 0)
+    assert superseded.summary(plan.run_id)["state"] == "failed"
+
+    superseded.execute("DELETE FROM nightlabel.dropped_model")
+    tidy(superseded, DROP)
+    with pytest.raises(ModelInUseError, match="the outcomes of tiny@1 were dropped meanwhile; plan this anew"):
+        superseded.sink.claim_shard(plan.run_id, 0)
+
+
 def test_a_drop_that_cannot_begin_leaves_its_model_as_it_was(superseded: Ledger):
     """Postgres takes one partition out at a time."""
     superseded.work(superseded.plan(*map(listed, "abc"), scope="not_by_this_model"))
@@ -533,7 +549,7 @@ def test_a_run_whose_model_was_dropped_while_it_listed_is_not_planned(superseded
             drop_is_noted(superseded)
         yield [listed("new")]
 
-    sentence = "were dropped while this was planned; plan it again" if is_ended else "tiny@1 is being dropped"
+    sentence = "were dropped meanwhile; plan this anew" if is_ended else "tiny@1 is being dropped"
     with pytest.raises(ModelInUseError, match=sentence):
         superseded.sink.plan_run(RunRequest(bucket=BUCKET, model="tiny@1"), Pages(pages()))
     assert superseded.rows("SELECT FROM nightlabel.run WHERE state = 'planned'") == []
