@@ -9,7 +9,10 @@ import random
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,13 +96,33 @@ def postgres_server(server_folders: Path) -> Iterator[EmbeddedPostgres]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def empty_databases(postgres_server: EmbeddedPostgres) -> Iterator[Callable[[], AbstractContextManager[str]]]:
+    """Lends an empty database for each test, made while the one before is run."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def make() -> str:
+            name = f"test_{uuid.uuid4().hex}"
+            postgres_server.create_database(name)
+            return name
+
+        ready = deque([pool.submit(make)])
+
+        @contextmanager
+        def lend() -> Iterator[str]:
+            ready.append(pool.submit(make))
+            name = ready.popleft().result()
+            yield postgres_server.url(name)
+            pool.submit(postgres_server.drop_database, name)
+
+        yield lend
+
+
 @pytest.fixture
-def database(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+def database(empty_databases: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
     """URL (superuser) of an empty database that is dropped after the test."""
-    name = f"test_{uuid.uuid4().hex}"
-    postgres_server.create_database(name)
-    yield postgres_server.url(name)
-    postgres_server.drop_database(name)
+    with empty_databases() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -206,6 +206,7 @@ def test_a_good_store_is_left_alone(default_model_store: ModelStore, manifest: M
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.full
 def test_two_processes_heal_a_damaged_model_at_once_and_get_the_same_bytes(
     default_model_store: ModelStore, manifest: Manifest, tmp_path: Path
 ) -> None:
