@@ -137,7 +137,6 @@ def launched(stack: Commands) -> subprocess.Popen[str]:
     return launcher
 
 
-@pytest.mark.full
 def test_a_part_of_airflow_that_dies_is_started_again_and_one_that_dies_often_stops_everything(stack: Commands):
     launcher = launched(stack)
     processes = stack.processes()
