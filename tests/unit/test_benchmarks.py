@@ -195,14 +195,14 @@ def test_a_family_is_counted_with_its_children_also_those_that_ended():
 
 
 def test_what_was_used_before_is_not_counted():
-    end = time.process_time() + 0.1
+    end = time.process_time() + 0.5
     while time.process_time() < end:
         pass
 
     with Meter([Root("me", os.getpid())]) as meter:
         time.sleep(0.05)
 
-    assert meter.cpu_s()["me"] < 0.09
+    assert meter.cpu_s()["me"] < 0.45  # looking at /proc takes some of it on a busy machine
 
 
 # Notes
