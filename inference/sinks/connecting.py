@@ -212,6 +212,26 @@ def describe(connection: Connection) -> str:
     return f"{info.host}:{info.port}/{info.dbname}"
 
 
+def find_revision(connection: Connection) -> str | None:
+    """Return the revision of the database's schema; None where there is none."""
+    if connection.execute("SELECT to_regclass('nightlabel.alembic_version')::text").fetchone() == (None,):
+        return None
+    row = connection.execute("SELECT version_num FROM nightlabel.alembic_version").fetchone()
+    return None if row is None else str(row[0])
+
+
+def required_revision(connection: Connection, where: str) -> str:
+    """Return the revision of the database's schema.
+
+    Raises:
+        SchemaMissingError: it has none.
+    """
+    revision = find_revision(connection)
+    if revision is None:
+        raise SchemaMissingError(f"the database at {where} has no Nightlabel tables; run `python -m inference migrate`")
+    return revision
+
+
 def act_as_owner(connection: Connection) -> None:
     """Act as ``nightlabel_owner`` where that role owns the schema, or is to own one that is made, and the user may."""
     row = connection.execute(

@@ -26,13 +26,12 @@ import psycopg
 from inference.errors import (
     ModelInUseError,
     ModelUnknownError,
-    SchemaMissingError,
     SettingsError,
     SinkUnavailableError,
 )
 from inference.planning import parse_model
 from inference.settings import Settings
-from inference.sinks.connecting import Connection, act_as_owner, connect, describe, our_errors
+from inference.sinks.connecting import Connection, act_as_owner, connect, describe, our_errors, required_revision
 from inference.sinks.postgres import check_revision
 from inference.sinks.statements import migrations, revision_of, statement
 from inference.types import MaintenanceReport, MaintenanceRequest, MaintenanceStep, ModelId
@@ -164,11 +163,8 @@ def _version(model: str) -> ModelId:
 
 
 def _check_schema(connection: Connection, where: str) -> None:
-    if _one(connection, "SELECT to_regclass('nightlabel.alembic_version')::text") is None:
-        raise SchemaMissingError(f"the database at {where} has no Nightlabel tables; run `python -m inference migrate`")
     # A newer schema is refused even if it is made for this code: what may be removed from it is for newer code to say.
-    found = _one(connection, "SELECT version_num FROM nightlabel.alembic_version")
-    check_revision(str(found), [revision_of(path) for path in migrations()], where)
+    check_revision(required_revision(connection, where), [revision_of(path) for path in migrations()], where)
 
 
 def _one(connection: Connection, sql: str, values: Values = None) -> object:

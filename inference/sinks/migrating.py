@@ -25,7 +25,7 @@ import sqlalchemy
 
 from inference.errors import SchemaOutdatedError, SinkUnavailableError
 from inference.settings import Settings
-from inference.sinks.connecting import Connection, act_as_owner, connect, describe, our_errors
+from inference.sinks.connecting import Connection, act_as_owner, connect, describe, find_revision, our_errors
 from inference.sinks.migration_files import Statement, is_in_one_transaction, statements_of
 from inference.sinks.postgres import check_revision
 from inference.sinks.statements import migrations, newest_revision, revision_of, sql_folder
@@ -141,7 +141,7 @@ def migrate(settings: Settings, *, lock_tries: int = LOCK_TRIES) -> tuple[str | 
         with our_errors(where):
             _take_turn(connection, lock_tries, where)
             _set_lock_timeout(connection, LOCK_TIMEOUT_S)
-            before = _revision(connection)
+            before = find_revision(connection)
             if before is not None:
                 with suppress(SchemaOutdatedError):
                     check_revision(before, [revision_of(path) for path in migrations()], where)
@@ -205,14 +205,14 @@ class _Locks:
         Raises:
             SinkUnavailableError: it did not get its lock in any of the tries without getting further.
         """
-        reached = _revision(self.connection)
+        reached = find_revision(self.connection)
         pauses = _pauses(self.tries)
         is_told = False
         while True:
             try:
                 step()
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-                if (now := _revision(self.connection)) != reached:
+                if (now := find_revision(self.connection)) != reached:
                     reached, pauses = now, _pauses(self.tries)
                 if (pause_s := next(pauses, None)) is None:
                     raise SinkUnavailableError(
@@ -305,14 +305,6 @@ def _execute_for_database(connection: Connection, sql: str) -> None:
     """Run a statement whose ``%I`` is the name of this database."""
     [filled] = connection.execute("SELECT format(%s, current_database())", [sql]).fetchone() or [sql]
     connection.execute(filled)
-
-
-def _revision(connection: Connection) -> str | None:
-    [table] = connection.execute("SELECT to_regclass('nightlabel.alembic_version')::text").fetchone() or [None]
-    if table is None:
-        return None
-    row = connection.execute("SELECT version_num FROM nightlabel.alembic_version").fetchone()
-    return None if row is None else str(row[0])
 
 
 def _run_alembic(connection: Connection) -> None:

@@ -50,6 +50,7 @@ from inference.sinks.connecting import (
     hang_up,
     keeps_connection,
     our_errors,
+    required_revision,
     translated,
 )
 from inference.sinks.copying import BEGINNING, END, binary_rows
@@ -748,15 +749,7 @@ class PostgresSink:
     def _check_schema(self) -> None:
         where = describe(self._connection)
         with our_errors(where):
-            [table] = _one(self._connection.execute("SELECT to_regclass('nightlabel.alembic_version')::text"))
-            row = None
-            if table is not None:
-                row = self._connection.execute("SELECT version_num FROM nightlabel.alembic_version").fetchone()
-            if row is None:
-                raise SchemaMissingError(
-                    f"the database at {where} has no Nightlabel tables; run `python -m inference migrate`"
-                )
-            found, known = str(row[0]), [revision_of(path) for path in migrations()]
+            found, known = required_revision(self._connection, where), [revision_of(path) for path in migrations()]
             oldest_code = None if found in known else self._oldest_code_for(found)
         if not is_allowed_beside(found, known, oldest_code):
             check_revision(found, known, where)

@@ -17,15 +17,6 @@ _MARK: Final = "nightlabel-key-in-hex-"
 _MARKED: Final = re.compile(_MARK + r"([0-9a-f]+)(?=$|\?)")
 
 
-def is_text(key: str) -> bool:
-    """Return whether UTF-8 can write a key."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def text_of(prefix: str) -> str:
     """Return as much of the beginning of a key as UTF-8 can write."""
     try:
@@ -33,6 +24,11 @@ def text_of(prefix: str) -> str:
     except UnicodeEncodeError as error:
         return prefix[: error.start]
     return prefix
+
+
+def is_text(key: str) -> bool:
+    """Return whether UTF-8 can write a key."""
+    return text_of(key) == key
 
 
 def named_to_boto3(key: str) -> str:

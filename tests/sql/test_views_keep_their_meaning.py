@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,43 +15,17 @@ from tests.ledger import Ledger
 
 pytestmark = pytest.mark.integration
 
-# As they were first: each object's outcomes looked up and ranked one by one. Slow, and plain to read.
-FIRST_DEFINITIONS = """
-CREATE TEMPORARY VIEW first_latest_prediction AS
-SELECT
-    i.bucket::text AS bucket, i.object_key::text AS object_key, i.etag, i.size_bytes, o.last_modified,
-    best.label, best.label_id, best.score, best.top_labels, best.top_scores,
-    m.name AS model_name, m.version AS model_version, best.engine, best.run_id, best.recorded_at AS predicted_at
-FROM nightlabel.object AS o
-JOIN nightlabel.image AS i ON i.image_id = o.image_id
-CROSS JOIN LATERAL (
-    SELECT c.*
-    FROM nightlabel.production_line AS p
-    JOIN nightlabel.outcome AS c ON c.model_id = p.model_id AND c.image_id = o.image_id
-    WHERE c.label IS NOT NULL
-    ORDER BY p.rank
-    LIMIT 1
-) AS best
-JOIN nightlabel.model AS m ON m.model_id = best.model_id
-WHERE o.gone_at IS NULL;
+FORMER_VIEWS = Path(__file__).parent / "former_views"
 
-CREATE TEMPORARY VIEW first_dead_letter_open AS
-SELECT
-    i.bucket::text AS bucket, i.object_key::text AS object_key, i.etag,
-    best.stage, best.error_code, best.message, best.attempts, best.retry_after IS NULL AS permanent, best.retry_after,
-    m.name AS model_name, m.version AS model_version, best.run_id, best.recorded_at AS failed_at
-FROM nightlabel.object AS o
-JOIN nightlabel.image AS i ON i.image_id = o.image_id
-CROSS JOIN LATERAL (
-    SELECT c.*
-    FROM nightlabel.production_line AS p
-    JOIN nightlabel.outcome AS c ON c.model_id = p.model_id AND c.image_id = o.image_id
-    ORDER BY (c.label IS NOT NULL) DESC, p.rank
-    LIMIT 1
-) AS best
-JOIN nightlabel.model AS m ON m.model_id = best.model_id
-WHERE o.gone_at IS NULL AND best.error_code IS NOT NULL;
-"""
+
+def first_definitions() -> str:
+    """As they were first: each object's outcomes looked up and ranked one by one. Slow, and plain to read."""
+    texts = [
+        (FORMER_VIEWS / name).read_text("utf-8") for name in ("20_latest_prediction.sql", "30_dead_letter_open.sql")
+    ]
+    views = "".join(text.partition("COMMENT ON")[0] for text in texts)
+    return views.replace("CREATE OR REPLACE VIEW nightlabel.", "CREATE TEMPORARY VIEW first_")
+
 
 LABELS = ("cat", "dog", 'it\'s "odd" 🐈', "%")
 MODELS = 5
@@ -129,7 +104,7 @@ def test_any_ledger_looks_the_same_by_both_definitions(ledger: Ledger, seed: int
     draw = random.Random(seed)  # noqa: S311
     shown: Counter[str] = Counter()
     with psycopg.connect(ledger.url) as connection:
-        connection.execute(FIRST_DEFINITIONS)
+        connection.execute(first_definitions())
         connection.commit()
         for _ in range(LEDGERS):
             make_ledger(connection, draw)
@@ -155,7 +130,7 @@ def test_the_rows_do_not_hang_on_the_plan(ledger: Ledger, seed: int, setting: st
         ledger.register("tiny", str(version))
     draw = random.Random(seed)  # noqa: S311
     with psycopg.connect(ledger.url) as connection:
-        connection.execute(FIRST_DEFINITIONS)
+        connection.execute(first_definitions())
         connection.execute("SELECT set_config(%s, 'off', false)", [setting])
         connection.commit()
         for _ in range(5):
