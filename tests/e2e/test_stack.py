@@ -20,6 +20,7 @@ from local_stack.processes import LOOPBACK, port_is_free, wait_until
 from local_stack.settings import REPOSITORY
 from local_stack.stack import Stack
 from tests.e2e.stacks import Commands
+from tests.listening import LOOPBACK_AS_WRITTEN, listening_addresses
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -42,22 +43,9 @@ def test_status_names_the_parts(stack: Commands):
 
 
 def test_everything_listens_on_loopback_only(stack: Commands):
-    ours = set()
-    for identity in stack.processes():
-        for descriptor in Path(f"/proc/{identity.pid}/fd").iterdir():
-            try:
-                ours.add(os.readlink(descriptor))
-            except OSError:
-                continue
-    addresses = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in ours:
-                address, port = fields[1].split(":")
-                addresses[int(port, 16)] = address
-    assert set(addresses.values()) == {"0100007F"}
-    assert set(stack.settings.ports.values()) <= set(addresses)
+    listening = listening_addresses(stack.processes())
+    assert set(listening.values()) == {LOOPBACK_AS_WRITTEN}
+    assert set(stack.settings.ports.values()) <= set(listening)
 
 
 def test_nobody_reads_airflow_without_a_login(stack: Commands):

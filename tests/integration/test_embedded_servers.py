@@ -30,7 +30,6 @@ from local_stack.postgres import EmbeddedPostgres
 from local_stack.processes import (
     LOOPBACK,
     ProcessIdentity,
-    ServerProcess,
     StackError,
     families,
     free_ports,
@@ -39,31 +38,10 @@ from local_stack.processes import (
 )
 from local_stack.settings import StackSettings
 from local_stack.stack import Stack
+from tests.listening import LOOPBACK_AS_WRITTEN, listening_addresses
 
 pytestmark = pytest.mark.integration
 REPOSITORY = Path(__file__).parents[2]
-
-
-def listening_addresses(server: ServerProcess) -> set[str]:
-    """Return the addresses, as the kernel writes them, at which the processes of a server listen."""
-    assert server.identity
-    inodes = set()
-    for identity in families([server.identity]):
-        for descriptor in Path(f"/proc/{identity.pid}/fd").iterdir():
-            try:
-                inodes.add(os.readlink(descriptor))
-            except OSError:
-                continue
-    addresses = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-                addresses.add(fields[1].split(":")[0])
-    return addresses
-
-
-LOOPBACK_AS_WRITTEN = {"0100007F"}
 
 
 def modes(folder: Path) -> dict[str, int]:
@@ -91,7 +69,9 @@ def test_postgres_keeps_passwords_as_scram_only(postgres_server: EmbeddedPostgre
 
 
 def test_postgres_listens_on_loopback_only(postgres_server: EmbeddedPostgres):
-    assert listening_addresses(postgres_server.server) == LOOPBACK_AS_WRITTEN
+    assert postgres_server.server.identity
+    listening = listening_addresses(families([postgres_server.server.identity]))
+    assert set(listening.values()) == {LOOPBACK_AS_WRITTEN}
 
 
 def test_postgres_keeps_its_data_and_its_password_over_a_restart_in_a_deep_folder(server_folder: Path, port: int):
@@ -284,7 +264,9 @@ def test_the_stores_reader_lists_and_reads_and_can_do_no_more(object_store_serve
 
 
 def test_the_store_listens_on_loopback_only(object_store_server: EmbeddedObjectStore):
-    assert listening_addresses(object_store_server.server) == LOOPBACK_AS_WRITTEN
+    assert object_store_server.server.identity
+    listening = listening_addresses(families([object_store_server.server.identity]))
+    assert set(listening.values()) == {LOOPBACK_AS_WRITTEN}
 
 
 def test_the_stores_inner_ports_serve_nobody(object_store_server: EmbeddedObjectStore, bucket):
