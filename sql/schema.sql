@@ -1708,7 +1708,7 @@ CREATE INDEX object_image_id ON nightlabel.object USING btree (image_id);
 
 CREATE INDEX outcome_day ON ONLY nightlabel.outcome USING brin ((((recorded_at AT TIME ZONE 'UTC'::text))::date) date_minmax_multi_ops) WITH (autosummarize='on');
 
-CREATE INDEX outcome_dead_letter ON ONLY nightlabel.outcome USING btree (recorded_at DESC) WHERE (error_code IS NOT NULL);
+CREATE INDEX outcome_dead_letter ON ONLY nightlabel.outcome USING btree (recorded_at DESC) INCLUDE (image_id, model_id) WHERE (error_code IS NOT NULL);
 
 CREATE INDEX outcome_label ON ONLY nightlabel.outcome USING btree (label, recorded_at DESC) WHERE (label IS NOT NULL);
 
