@@ -82,19 +82,18 @@ _RESIZE_FILTERS: Final = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+_SIDEWAYS: Final = frozenset({5, 6, 7, 8})
+"""Orientations under which rows of the stored image are columns of the picture."""
+
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    6: Image.Transpose.FLIP_LEFT_RIGHT,
+    7: Image.Transpose.ROTATE_180,
+    8: Image.Transpose.FLIP_TOP_BOTTOM,
 }
-"""What makes an image upright, by its EXIF orientation."""
-
-_SIDEWAYS: Final = frozenset({5, 6, 7, 8})
-"""Orientations under which rows of the stored image are columns of the picture."""
+"""What makes an image upright, by its EXIF orientation; a sideways one once its rows and columns are exchanged."""
 
 _MIRRORS_X: Final = frozenset({2, 3, 7, 8})
 _MIRRORS_Y: Final = frozenset({3, 4, 6, 7})
@@ -295,10 +294,16 @@ def _cut(image: Image.Image, crop: _Crop, shrunk: int) -> tuple[Image.Image, tup
 def _fit(
     image: Image.Image, box: tuple[float, float, float, float], preprocessing: Preprocessing, orientation: int
 ) -> Pixels:
-    """Resize, put on white and turn upright, in this order: only the first touches every pixel."""
+    """Resize, put on white and turn upright, in this order: only the first touches every pixel.
+
+    A mirrored image is resized to the mirrored result. But the resize goes along rows first and rounds, so that rows
+    and columns have to be exchanged before it if every bit is to be that of the upright picture.
+    """
     size = (preprocessing.width, preprocessing.height)
     if orientation in _SIDEWAYS:
-        size = size[::-1]
+        image = image.transpose(Image.Transpose.TRANSPOSE)
+        left, top, right, bottom = box
+        box = (top, left, bottom, right)
     # Of transparent images Pillow weighs the colours by their opacity.
     image = image.resize(size, _RESIZE_FILTERS[preprocessing.resize_filter], box)
     if image.mode == "RGBA":
