@@ -420,9 +420,9 @@ class Killed:
             nursery.send(attempt, KILL)
             attempt.ended.wait(30)
             self.problems.append(f"{name} was stuck for {limit_s:.0f} s: {attempt.errors}")
-        # A thread that was about to kill may itself be ended first, by a process that is through.
+        # A process that is through may be faster than what was to kill it, be that a thread of its own or this one.
         is_too_late = death is not None and death.signal == KILL and attempt.status == EXIT_DONE
-        was_hit = was_hit or (attempt.find("dying") is not None and not is_too_late)
+        was_hit = (was_hit or attempt.find("dying") is not None) and not is_too_late
         self._judge_end(attempt, death, name, was_hit=was_hit)
         self.judge_remains(name)
         if work is not None:

@@ -518,4 +518,6 @@ def test_a_session_that_stays_in_the_database_is_found(house: House, toll: Toll)
         with psycopg.connect(killed.url) as idle:
             idle.execute("SELECT FROM nightlabel.run FOR UPDATE")
             assert any("idle in transaction" in left for left in left_in_database(killed.connection))
+        # Closing does not wait for the server to notice.
+        wait_until(lambda: left_in_database(killed.connection) == [], 10)
         assert left_in_database(killed.connection) == []
