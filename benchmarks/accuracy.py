@@ -1,6 +1,6 @@
 """Top-1 and top-5 of a model on a folder of photos named ``<WordNet id>_<anything>``, by each engine that it has.
 
-    python benchmarks/accuracy.py FOLDER [--model efficientnet-lite0@1] [--store FOLDER] [--engine litert|tensorflow]
+    python benchmarks/accuracy.py FOLDER [--model efficientnet-lite0@1] [--store PLACE] [--engine litert|tensorflow]
 
 The photos go through the decoder and the preprocessing of the nightly job. A label is right when its id is the prefix
 of the file's name.
@@ -17,11 +17,11 @@ from pathlib import Path
 from inference.decoding import decode_image
 from inference.models.bundled import BUNDLED_MODEL, ensure_default_model
 from inference.models.resolve import load_handle
-from inference.models.store import ModelStore
 from inference.ports import ModelHandle
 from inference.predicting import predict_batch
 from inference.settings import read_settings
 from inference.types import ContentDigest, DecodedImage, ImageRef, ModelId
+from inference.wiring import open_model_store
 
 
 def decoded(paths: list[Path], handle: ModelHandle, max_pixels: int) -> Iterator[DecodedImage]:
@@ -53,12 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default=str(BUNDLED_MODEL))
-    parser.add_argument("--store", type=Path, default=None, help="default: NIGHTLABEL_MODEL_STORE")
+    parser.add_argument("--store", default=None, help="default: NIGHTLABEL_MODEL_STORE")
     parser.add_argument("--engine", choices=("litert", "tensorflow"), action="append")
     arguments = parser.parse_args()
 
     settings = read_settings()
-    store = ModelStore(arguments.store or settings.model_store)
+    store = open_model_store(settings, place=arguments.store)
     name, _, version = arguments.model.partition("@")
     model = ModelId(name, version)
     if model == BUNDLED_MODEL:

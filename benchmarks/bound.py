@@ -21,9 +21,9 @@ from benchmarks.meters import Meter, Root
 from inference.decoding import decode_image
 from inference.models.bundled import BUNDLED_MODEL
 from inference.models.resolve import load_handle
-from inference.models.store import ModelStore
 from inference.settings import read_settings
 from inference.types import ModelId
+from inference.wiring import open_model_store
 
 
 def run(
@@ -38,7 +38,7 @@ def run(
         model: NAME@VERSION, in the model store.
     """
     settings = read_settings()
-    store = ModelStore(settings.model_store)
+    store = open_model_store(settings)
     manifest = store.read_manifest(ModelId(*model.split("@")))
     handle = load_handle(manifest, store.check_files(manifest, "litert"), "litert", settings.engine_threads)
     size = batch_size or settings.batch_size or handle.best_batch_size

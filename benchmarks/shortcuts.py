@@ -26,10 +26,10 @@ from tqdm import tqdm
 from inference import decoding
 from inference.models.bundled import BUNDLED_MODEL, ensure_default_model
 from inference.models.resolve import load_handle
-from inference.models.store import ModelStore
 from inference.ports import ModelHandle
 from inference.settings import read_settings
 from inference.types import Pixels
+from inference.wiring import open_model_store
 
 NEVER = 1e9
 """With so many times the model's input nothing is shrunk."""
@@ -91,7 +91,7 @@ def main() -> None:
     tried = arguments.least or [decoding.LEAST_SHRUNK]
 
     settings = read_settings()
-    store = ModelStore(settings.model_store)
+    store = open_model_store(settings)
     manifest = ensure_default_model(store)
     handle = load_handle(manifest, store.check_files(manifest, "litert"), "litert", settings.engine_threads)
     paths = sorted(path for path in arguments.folder.iterdir() if path.is_file())

@@ -239,9 +239,34 @@ def _parser() -> argparse.ArgumentParser:
 
     models = commands.add_parser("models", help="show the registered models")
     model_commands = models.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    listing = model_commands.add_parser("list", help="list the registered models and what the aliases name")
+    listing = model_commands.add_parser(
+        "list",
+        help="list the registered models, what the aliases name, and where the files lie",
+        description="List the registered models: NAME@VERSION, aliases, day of registration, source and place in the "
+        "model store, with tabs between them; with --check also `whole` or what is wrong.",
+        epilog="Exit status: 0; with --check 1 when files of a model are not whole.",
+    )
+    listing.add_argument(
+        "--check",
+        action="store_true",
+        help="read every file in the model store and compare it with what was registered",
+    )
     listing.add_argument("--json", action="store_true", help="print a JSON array")
     listing.set_defaults(command=_list_models)
+    card = model_commands.add_parser("card", help="print the model card of a version in the model store")
+    card.add_argument("model", metavar="NAME@VERSION", help="which version; an alias such as production does as well")
+    card.set_defaults(command=_show_card)
+    copying = model_commands.add_parser(
+        "copy",
+        help="copy a version from another model store, or heal it",
+        description="Copy a version from another model store into the one of NIGHTLABEL_MODEL_STORE. It is there whole "
+        "or not at all; files of it that are missing or damaged there are replaced. The results database is not asked.",
+    )
+    copying.add_argument("model", metavar="NAME@VERSION", help="which version")
+    copying.add_argument(
+        "--from", dest="source", required=True, metavar="PLACE", help="the other store: a folder, or s3://bucket/prefix"
+    )
+    copying.set_defaults(command=_copy_model)
 
     serve = commands.add_parser(
         "serve",
@@ -522,21 +547,57 @@ def _list_models(options: argparse.Namespace, settings: Settings) -> int:
     from inference import wiring
 
     models = wiring.list_models(settings)
+    store = wiring.open_model_store(settings)
+    problems = wiring.check_models(settings, models) if options.check else {}
+    status = EXIT_FAILED if any(problems.values()) else EXIT_OK
     if options.json:
-        rows = [
+        rows: list[dict[str, object]] = [
             {
                 "name": model.model_id.name,
                 "version": model.model_id.version,
                 "aliases": model.aliases,
                 "source": model.source,
                 "registered_at": model.registered_at.isoformat(),
+                "where": store.where(model.model_id),
             }
             for model in models
         ]
+        for row, model in zip(rows, models, strict=True):
+            if options.check:
+                row |= {"is_whole": problems[model.model_id] is None, "problem": problems[model.model_id]}
         _say(json.dumps(rows))
-        return EXIT_OK
+        return status
     for model in models:
-        _say(f"{model.model_id}\t{', '.join(model.aliases) or '-'}\t{model.registered_at:%Y-%m-%d}\t{model.source}")
+        columns = [
+            str(model.model_id),
+            ", ".join(model.aliases) or "-",
+            f"{model.registered_at:%Y-%m-%d}",
+            model.source,
+            store.where(model.model_id),
+        ]
+        if options.check:
+            columns.append(problems[model.model_id] or "whole")
+        _say("\t".join(columns))
+    return status
+
+
+def _show_card(options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+
+    _say(wiring.read_model_card(settings, options.model).rstrip("\n"))
+    return EXIT_OK
+
+
+def _copy_model(options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+    from inference.planning import parse_model
+    from inference.types import ModelId
+
+    model = parse_model(options.model)
+    if not isinstance(model, ModelId):
+        raise SettingsError(f"the model to copy is {options.model!r}; give NAME@VERSION, since aliases are not copied")
+    manifest = wiring.copy_model(settings, model, source=options.source)
+    _say(f"{manifest.model_id} is whole in {wiring.open_model_store(settings).where(model)}")
     return EXIT_OK
 
 

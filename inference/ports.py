@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from io import BufferedReader
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 from uuid import UUID
@@ -26,6 +27,7 @@ from inference.types import (
     Scores,
     Shard,
     ShardStats,
+    SharedFile,
     StageSeconds,
 )
 
@@ -86,6 +88,61 @@ class ObjectReader(Protocol):
         Raises, here and from every read:
             FileNotFoundError, PermissionError: no such object, or the store refuses it.
             OSError: it was overwritten while it was read.
+            BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``ObjectSource.list_pages``.
+        """
+        ...
+
+
+class SharedFiles(Protocol):
+    """Files that hosts share, by relative names with ``/``; each is there whole or not at all. Safe for threads."""
+
+    @property
+    def address(self) -> str:
+        """Where they are, for people: ``s3://bucket/prefix``."""
+        ...
+
+    def list_files(self) -> Iterator[SharedFile]:
+        """Yield every file.
+
+        Raises:
+            BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``ObjectSource.list_pages``.
+        """
+        ...
+
+    def read(self, name: str) -> Iterator[bytes]:
+        """Yield a file's bytes piece by piece.
+
+        Raises:
+            FileNotFoundError: no such file.
+            BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``ObjectSource.list_pages``.
+        """
+        ...
+
+    def put(self, name: str, path: Path) -> None:
+        """Keep a copy of a file on this machine's disk, in place of what has the name.
+
+        Raises:
+            OSError: the file cannot be read.
+            BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``ObjectSource.list_pages``.
+        """
+        ...
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Keep a small file unless something has the name; of several at once exactly one does.
+
+        Returns:
+            Whether it was kept. False may also be the answer to one that was kept, and whose first answer was lost.
+
+        Raises:
+            SettingsError: whoever keeps the files knows no such condition.
+            BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``ObjectSource.list_pages``.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file; harmless when it is not there.
+
+        Raises:
             BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``ObjectSource.list_pages``.
         """
         ...

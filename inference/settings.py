@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference.errors import SettingsError
@@ -34,6 +35,49 @@ def default_model_store() -> Path:
     return Path(platformdirs.user_data_dir("nightlabel", appauthor=False)) / "models"
 
 
+def default_model_cache() -> Path:
+    """Return the model cache under the user's folder for caches."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("nightlabel", appauthor=False)) / "models"
+
+
+_SHARED_STORE: Final = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9])(?:/(?P<prefix>.*))?")
+_ODD_IN_PREFIX: Final = re.compile(r"[\x00-\x20\x7f?#\\]")
+
+
+def split_shared_store(address: str) -> tuple[str, str]:
+    """Return bucket and prefix of an address ``s3://bucket/prefix``; the prefix without slashes at its end, or empty.
+
+    Raises:
+        ValueError: it is no such address.
+    """
+    match = _SHARED_STORE.fullmatch(address)
+    if match is None:
+        raise ValueError("expected a folder, or s3://bucket/prefix")
+    prefix = (match["prefix"] or "").rstrip("/")
+    if prefix and (_ODD_IN_PREFIX.search(prefix) or {"", ".", ".."} & set(prefix.split("/"))):
+        raise ValueError("expected a prefix of plain names with single slashes between them, as in s3://bucket/a/b")
+    return match["bucket"], prefix
+
+
+def place_of_models(value: str | Path) -> str | Path:
+    """Return a folder as a path, and the address of a model store in a bucket in one form.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str) and (value.startswith("s3:") or "://" in value):
+        return "/".join(filter(None, ("s3:/", *split_shared_store(value))))
+    return _folder(value)
+
+
+def _folder(value: str | Path) -> Path:
+    if value == "":
+        raise ValueError("expected the name of a folder")
+    return Path(value)
+
+
 class Settings(BaseSettings):
     """Every setting of the library; the environment's name is ``NIGHTLABEL_`` and the field in capitals."""
 
@@ -42,8 +86,11 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     """The results database, ``postgresql://user:password@host:port/database``; ``postgresql+psycopg://`` works too."""
 
-    model_store: Path = Field(default_factory=default_model_store)
-    """Folder of the registered models' files."""
+    model_store: Annotated[Path | str, BeforeValidator(place_of_models)] = Field(default_factory=default_model_store)
+    """Where the registered models' files are: a folder, or ``s3://bucket/prefix`` (docs/model-store.md)."""
+
+    model_cache: Annotated[Path, BeforeValidator(_folder)] = Field(default_factory=default_model_cache)
+    """Folder of this host's copies of a model store in a bucket; may be emptied at any time."""
 
     engine_threads: Count = Field(default_factory=available_cores)
     """Threads of the engine in one task; the default is every core of this process (docs/tuning.md)."""

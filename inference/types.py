@@ -188,6 +188,17 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedFile:
+    """A file that hosts share, as a listing shows it."""
+
+    name: str
+    """Relative, with ``/``."""
+    size_bytes: int
+    last_modified: datetime
+    """In UTC, by the clock of who keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectContent:
     """What a store gave for one image ref."""
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
+import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from inference.errors import (
     DeviceUnavailableError,
     InferenceError,
+    ModelError,
     RunInterruptedError,
+    SettingsError,
     ShardError,
     ShardsUnfinishedError,
     TooManyDeadError,
     TransientError,
     WorkerDiedError,
 )
-from inference.settings import Settings
+from inference.settings import Settings, place_of_models, split_shared_store
 from inference.supervising import ShardWorker
 from inference.types import (
     Device,
@@ -35,12 +40,14 @@ from inference.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import boto3
 
     from inference.exporting import ExportRequest
+    from inference.models.manifest import Manifest
     from inference.models.registry import RegisteredModel
+    from inference.models.store import ModelStore
     from inference.ports import ModelHandle, ObjectReader, ObjectSource, ObjectStore
     from inference.sinks.postgres import PostgresSink
     from inference.stores.s3 import S3Store
@@ -86,6 +93,54 @@ def open_store(settings: Settings, *, session: boto3.Session | None = None, endp
     )
 
 
+def open_model_store(
+    settings: Settings,
+    *,
+    session: boto3.Session | None = None,
+    endpoint_url: str | None = None,
+    place: Path | str | None = None,
+) -> ModelStore:
+    """Return the model store: a folder, or what a bucket holds with this host's cache of it. Nothing is read yet.
+
+    Args:
+        settings: Where it is, the cache, and the time-outs.
+        session: A boto3 session for a store in a bucket; by default the standard ``AWS_*`` variables, profiles and
+            roles say who asks.
+        endpoint_url: The address of its service where the variables or the session do not name it.
+        place: Another folder or ``s3://bucket/prefix`` than the settings'.
+
+    Raises:
+        SettingsError: ``place`` is neither.
+    """
+    from inference.models.store import ModelStore
+
+    try:
+        where = settings.model_store if place is None else place_of_models(place)
+    except ValueError as error:
+        raise SettingsError(f"the model store is {place!r}: {error}") from None
+    if not isinstance(where, str):
+        return ModelStore(where)
+
+    from inference.models.shared_store import SharedModelStore
+    from inference.stores.s3 import S3Store
+    from inference.stores.s3_files import MODEL_STORE, S3Files
+
+    bucket, prefix = split_shared_store(where)
+    store = S3Store(
+        session=session,
+        endpoint_url=endpoint_url,
+        connect_timeout_s=settings.store_connect_timeout_s,
+        read_timeout_s=settings.store_read_timeout_s,
+        fetch_timeout_s=settings.fetch_timeout_s,
+        connections=2,
+        list_threads=1,
+        words=MODEL_STORE,
+    )
+    # Models of one name lie in several stores, and are not the same.
+    cache = settings.model_cache / f"{bucket}-{hashlib.sha256(where.encode()).hexdigest()[:12]}"
+    return SharedModelStore(cache, S3Files(store, bucket, prefix))
+
+
 def open_sink(settings: Settings) -> PostgresSink:
     """Connect to the results database and check that its schema is the one that this code knows.
 
@@ -99,7 +154,13 @@ def open_sink(settings: Settings) -> PostgresSink:
 
 
 def load_model(
-    model: ModelId, sink: PostgresSink, settings: Settings, *, device: Device, parallel_calls: int | None = None
+    model: ModelId,
+    sink: PostgresSink,
+    settings: Settings,
+    *,
+    device: Device,
+    parallel_calls: int | None = None,
+    models: ModelStore | None = None,
 ) -> ModelHandle:
     """Load a registered model, after checking its files against what was registered.
 
@@ -109,21 +170,31 @@ def load_model(
         settings: The model store, and the engine's threads.
         device: Decides the engine.
         parallel_calls: Calls that share the threads; None for what the engine is fastest with.
+        models: Where its files are; the settings' store if not given.
 
     Raises:
-        ModelUnknownError: the model store does not hold it.
+        ModelUnknownError: it is not registered, or the model store does not hold it.
         ModelFilesError: its files are damaged, or not those that were registered.
+        StoreUnavailableError: the model store is in a bucket that does not answer, and this host's copy is not whole.
     """
     from inference.models import registry
     from inference.models.resolve import load_handle
-    from inference.models.store import ModelStore
     from inference.planning import engine_of
 
-    store = ModelStore(settings.model_store)
-    manifest = store.read_manifest(model)
+    store = open_model_store(settings) if models is None else models
     with sink.asking() as connection:
-        registry.check_registered(connection, manifest)
+        registered = registry.find_registered(connection, model)
+    manifest = store.read_manifest(model, registered.matches)
+    registry.refuse_unregistered(registered, manifest)
     engine = engine_of(device)
+
+    folder = store.check_files(manifest, engine)
+    try:
+        return load_handle(manifest, folder, engine, settings.engine_threads, parallel_calls=parallel_calls)
+    except ModelError as error:
+        if store.is_lasting:
+            raise
+        logger.warning("Reading %s again, in case its copy was removed just then: %s", model, error)
     folder = store.check_files(manifest, engine)
     return load_handle(manifest, folder, engine, settings.engine_threads, parallel_calls=parallel_calls)
 
@@ -208,6 +279,7 @@ def run_shard(
     settings: Settings,
     progress: Callable[[int], None] | None = None,
     load: Callable[[ModelId, Device], ModelHandle] | None = None,
+    models: ModelStore | None = None,
 ) -> ShardStats:
     """Classify what is left of one shard of a planned run; safe to call again after any failure.
 
@@ -219,6 +291,7 @@ def run_shard(
         settings: Sizes and limits.
         progress: Called with the number of images after each batch was written.
         load: Gives the model handle; loads it anew if not given.
+        models: Where the models' files are, if ``load`` is not given; the settings' store by default.
 
     Raises:
         TooManyDeadError: more dead letters than the run allows; their outcomes are written.
@@ -234,7 +307,9 @@ def run_shard(
     shard, rules = sink.claim_shard(run_id, shard_number), sink.read_rules(run_id)
     try:
         device = available_device(shard.device, allow_cpu_fallback=rules.allow_cpu_fallback)
-        handle = load(shard.model, device) if load else load_model(shard.model, sink, settings, device=device)
+        handle = (
+            load(shard.model, device) if load else load_model(shard.model, sink, settings, device=device, models=models)
+        )
         give_freed_memory_back()
         memory = Memory.of_process(settings.memory_limit)
     except BaseException:
@@ -369,7 +444,6 @@ def migrate(settings: Settings) -> tuple[str | None, str, ModelId]:
     """
     from inference.models import registry
     from inference.models.bundled import BUNDLED_MODEL, ensure_default_model
-    from inference.models.store import ModelStore
     from inference.sinks.migrating import migrate as migrate_schema
 
     before, after = migrate_schema(settings)
@@ -377,7 +451,7 @@ def migrate(settings: Settings) -> tuple[str | None, str, ModelId]:
         with sink.asking() as connection:
             production = registry.find_alias(connection, registry.PRODUCTION)
         if production is None or production == BUNDLED_MODEL:
-            manifest = ensure_default_model(ModelStore(settings.model_store))
+            manifest = ensure_default_model(open_model_store(settings))
             production = manifest.model_id
             with sink.asking() as connection:
                 registry.register(connection, manifest)
@@ -404,6 +478,76 @@ def list_models(settings: Settings) -> list[RegisteredModel]:
 
     with open_sink(settings) as sink, sink.asking() as connection:
         return registry.list_models(connection)
+
+
+def check_models(settings: Settings, models: Sequence[RegisteredModel]) -> dict[ModelId, str | None]:
+    """Read every file of registered models in the model store, and compare it with what was registered.
+
+    Returns:
+        Model version -> what is wrong with it, in a sentence; None where everything is whole.
+
+    Raises:
+        InferenceError: neither the database nor the model store can be asked.
+    """
+    from inference.models import registry
+
+    store = open_model_store(settings)
+    with open_sink(settings) as sink, sink.asking() as connection:
+        registered = [registry.find_registered(connection, model.model_id) for model in models]
+    found: dict[ModelId, str | None] = {}
+    for facts in registered:
+        try:
+            manifest = store.read_manifest(facts.model_id)
+            registry.refuse_unregistered(facts, manifest)
+            store.check_store(manifest)
+        except ModelError as error:
+            found[facts.model_id] = str(error)
+        else:
+            found[facts.model_id] = None
+    return found
+
+
+def read_model_card(settings: Settings, model: str) -> str:
+    """Return the model card of a version in the model store, as Markdown.
+
+    Args:
+        settings: The model store; for an alias, the database too.
+        model: NAME@VERSION or an alias.
+
+    Raises:
+        ModelError: no such model, or its manifest is damaged.
+        InferenceError: the model store, or the database that is asked for an alias, does not answer.
+    """
+    from inference.planning import parse_model
+
+    chosen = parse_model(model)
+    if not isinstance(chosen, ModelId):
+        with open_sink(settings) as sink:
+            chosen = sink.resolve_model(chosen)
+    return open_model_store(settings).read_card(chosen)
+
+
+def copy_model(settings: Settings, model: ModelId, *, source: str) -> Manifest:
+    """Copy a version from another model store into the settings'; also heals what is damaged there.
+
+    Args:
+        settings: The model store to copy to.
+        model: Which version.
+        source: A folder or ``s3://bucket/prefix``; asked with the same ``AWS_*`` variables.
+
+    Raises:
+        SettingsError: ``source`` is no place of models.
+        ModelError: it does not hold the version whole, or the store holds another one under its name.
+        InferenceError: one of the two does not answer.
+    """
+    origin, store = open_model_store(settings, place=source), open_model_store(settings)
+    manifest = origin.read_manifest(model)
+    folder = origin.check_files(manifest)
+    with store.workspace() as built:
+        for path in manifest.files:
+            (built / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / path, built / path)
+        return store.add(built, manifest)
 
 
 def export(request: ExportRequest, *, settings: Settings, progress: Callable[[int], None] | None = None) -> int:

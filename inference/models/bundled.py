@@ -54,12 +54,12 @@ def ensure_default_model(store: ModelStore) -> Manifest:
         try:
             return _checked(store)  # another process built it while this one waited
         except ModelUnknownError:
-            logger.info("Building the bundled model %s in %s", BUNDLED_MODEL, store.root)
+            logger.info("Building the bundled model %s in %s", BUNDLED_MODEL, store.place)
         except ModelFilesError as error:
             logger.warning("Building the bundled model %s again: %s", BUNDLED_MODEL, error)
         started = time.monotonic()
         with store.workspace() as folder:
-            manifest = store.add(folder, _build_in_child(folder))
+            manifest = _added(store, folder, _build_in_child(folder))
         logger.info("Built the bundled model %s in %.0f s", BUNDLED_MODEL, time.monotonic() - started)
         return manifest
 
@@ -68,6 +68,17 @@ def _checked(store: ModelStore) -> Manifest:
     manifest = store.read_manifest(BUNDLED_MODEL)
     store.check_files(manifest)
     return manifest
+
+
+def _added(store: ModelStore, folder: Path, manifest: Manifest) -> Manifest:
+    """Add what was built; where another host was first, whose build may differ in some bytes, take that."""
+    try:
+        return store.add(folder, manifest)
+    except ModelFilesError as error:
+        try:
+            return _checked(store)
+        except (ModelUnknownError, ModelFilesError):
+            raise error from None
 
 
 def _check_installed() -> None:

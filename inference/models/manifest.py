@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -32,6 +32,14 @@ Text: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
 
 MAX_LABEL_BYTES = 1_000
 """Names are in indexes of the ledger, and Postgres takes some 2,700 bytes in an entry of one."""
+
+
+_NOTES: Final = frozenset(
+    {"agreement", "golden_agreement", "licence", "litert_refusal", "made_with", "origin", "source"}
+)
+"""Fields that change neither files nor answers; whatever is no note counts as changing them."""
+_COLUMNS: Final = frozenset({"engines", "files", "format", "labels", "name", "task", "version"})
+"""Fields that the registry keeps by themselves, or that are the same in every manifest."""
 
 
 class _Strict(BaseModel):
@@ -107,6 +115,25 @@ class Manifest(_Strict):
         return {
             path: digest for path, digest in self.files.items() if path == artefact or path.startswith(f"{artefact}/")
         }
+
+    @property
+    def treatment(self) -> dict[str, Any]:
+        """What is done to the pixels before the model sees them and what its output means, field by field as JSON."""
+        return self.model_dump(mode="json", exclude=set(_NOTES | _COLUMNS))
+
+    def difference(self, other: Manifest) -> str | None:
+        """Say in words what another manifest of this version has else that changes files or answers; None if nothing.
+
+        Source, licence, versions of converters and the measured agreement are notes: they may differ.
+        """
+        for path in sorted({*self.files, *other.files}):
+            mine, its = self.files.get(path), other.files.get(path)
+            if mine != its:
+                return f"{path} has SHA-256 {mine}, the new one's is {its}"
+        for name in type(self).model_fields:
+            if name not in _NOTES and getattr(self, name) != getattr(other, name):
+                return f"it has other {name.replace('_', ' ')} than the new one"
+        return None
 
     def to_json(self) -> str:
         """Return the manifest as JSON text, the same for equal manifests."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from inference.errors import ModelFilesError, ModelInUseError, ModelUnknownError
 from inference.types import ModelId
@@ -32,11 +32,11 @@ def register(connection: Connection[Any], manifest: Manifest) -> None:
     """Make a model version known and give it a place in the ledger; harmless when it is known with the same files.
 
     Raises:
-        ModelFilesError: it is known with other files.
+        ModelFilesError: it is known with other files, labels or preprocessing.
     """
     from psycopg.types.json import Jsonb
 
-    facts = manifest.model_dump(mode="json")
+    facts = _facts_of(manifest)
     with connection.transaction():
         connection.execute(
             "INSERT INTO nightlabel.model (name, version, source, licence, files, label_map, preprocessing, artefacts) "
@@ -46,10 +46,10 @@ def register(connection: Connection[Any], manifest: Manifest) -> None:
                 manifest.version,
                 manifest.source,
                 manifest.licence,
-                Jsonb(facts["files"]),
-                Jsonb([[label.label_id, label.name] for label in manifest.labels]),
-                Jsonb({name: facts[name] for name in ("preprocessing", "input_scale", "output", "background_columns")}),
-                Jsonb(facts["engines"]),
+                Jsonb(manifest.files),
+                Jsonb(facts["label_map"]),
+                Jsonb(facts["preprocessing"]),
+                Jsonb(facts["artefacts"]),
             ],
         )
         check_registered(connection, manifest)
@@ -59,24 +59,92 @@ def register(connection: Connection[Any], manifest: Manifest) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RegisteredFacts:
+    """What the results database holds of a model version that changes files or answers."""
+
+    model_id: ModelId
+    files: dict[str, str]
+    label_map: list[list[str]]
+    preprocessing: dict[str, Any]
+    artefacts: dict[str, Any]
+
+    def matches(self, manifest: Manifest) -> bool:
+        """Whether a manifest is the registered one's, as far as files and answers go."""
+        return self.difference(manifest) is None
+
+    def difference(self, manifest: Manifest) -> str | None:
+        """Return what of a manifest is not as it was registered, in words; None if nothing is.
+
+        What a manifest says besides, such as fields that are newer than the registration, is no difference.
+        """
+        if self.files != manifest.files:
+            names = {*self.files, *manifest.files}
+            changed = sorted(path for path in names if self.files.get(path) != manifest.files.get(path))
+            return f"with other files than the model store holds ({changed[0]} differs)"
+        facts = _facts_of(manifest)
+        for name, found in facts.items():
+            if not _holds(found, getattr(self, name)):
+                return f"with another {_COLUMNS[name]} than the model store's manifest has"
+        return None
+
+
+def find_registered(connection: Connection[Any], model: ModelId) -> RegisteredFacts:
+    """Return what was registered under a name and version.
+
+    Raises:
+        ModelUnknownError: nothing was.
+    """
+    row = connection.execute(
+        "SELECT files, label_map, preprocessing, artefacts FROM nightlabel.model WHERE name = %s AND version = %s",
+        [model.name, model.version],
+    ).fetchone()
+    if row is None:
+        raise ModelUnknownError(f"{model} is not registered; run `python -m inference migrate`")
+    return RegisteredFacts(model, *row)
+
+
 def check_registered(connection: Connection[Any], manifest: Manifest) -> None:
     """Compare a manifest of the model store with what was registered under its name and version.
 
     Raises:
         ModelUnknownError: it is not registered.
-        ModelFilesError: other files were registered.
+        ModelFilesError: something else was registered.
     """
-    row = connection.execute(
-        "SELECT files FROM nightlabel.model WHERE name = %s AND version = %s", [manifest.name, manifest.version]
-    ).fetchone()
-    if row is None:
-        raise ModelUnknownError(f"{manifest.model_id} is not registered; run `python -m inference migrate`")
-    if row[0] != manifest.files:
-        changed = sorted(path for path in {*row[0], *manifest.files} if row[0].get(path) != manifest.files.get(path))
+    refuse_unregistered(find_registered(connection, manifest.model_id), manifest)
+
+
+def refuse_unregistered(registered: RegisteredFacts, manifest: Manifest) -> None:
+    """Refuse a manifest that is not the registered one.
+
+    Raises:
+        ModelFilesError: names the first difference.
+    """
+    if difference := registered.difference(manifest):
         raise ModelFilesError(
-            f"{manifest.model_id} is registered with other files than the model store holds ({changed[0]} differs); "
-            "copy it from the store where it was registered, or register this one under a version of its own"
+            f"{manifest.model_id} is registered {difference}; copy it from the store where it was registered, or "
+            "register this one under a version of its own"
         )
+
+
+_COLUMNS: Final = {"label_map": "label map", "preprocessing": "preprocessing or output", "artefacts": "set of engines"}
+"""What a difference in a column is called."""
+
+
+def _facts_of(manifest: Manifest) -> dict[str, Any]:
+    """Return what is registered of a manifest besides its files, column by column, as JSON has it."""
+    return {
+        "label_map": [[label.label_id, label.name] for label in manifest.labels],
+        "preprocessing": manifest.treatment,
+        "artefacts": manifest.model_dump(mode="json", include={"engines"})["engines"],
+    }
+
+
+def _holds(found: Any, registered: Any) -> bool:  # noqa: ANN401 - JSON
+    """Whether JSON holds what was registered; objects may hold more."""
+    if isinstance(found, dict) and isinstance(registered, dict):
+        return all(name in found and _holds(found[name], value) for name, value in registered.items())
+    return bool(found == registered)
 
 
 def name_alias(connection: Connection[Any], alias: str, model: ModelId, *, reason: str) -> None:

@@ -1,7 +1,7 @@
-"""models: the model store, folders ``<name>/<version>/`` of a manifest and its files. Adapter; reads and writes disk.
+"""models: the model store as a folder, with ``<name>/<version>/`` of a manifest and its files. Adapter, on disk.
 
 A version appears whole or not at all: it is built beside and renamed into place. What was half written or damaged since
-is refused by its digests.
+is refused by its digests. The store in a bucket is ``shared_store``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from inference.errors import ModelFilesError, ModelUnknownError
+from inference.models.card import CARD_NAME, model_card
 from inference.models.manifest import MANIFEST_NAME, EngineName, Manifest
 from inference.types import ModelId
 
@@ -41,18 +42,39 @@ def hash_file(path: Path) -> str:
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """Return every file below a folder but its manifest -> SHA-256, by relative path with ``/``, sorted."""
+    """Return every file below a folder -> SHA-256, by relative path with ``/``, sorted; without manifest and card."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
-    digests.pop(MANIFEST_NAME, None)
-    return digests
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: hash_file(path) for name, path in names.items() if name not in {MANIFEST_NAME, CARD_NAME}}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStore:
-    """Models by name and version below one folder, which several processes may share."""
+    """Models by name and version below one folder, which several processes may share.
+
+    ``shared_store.SharedModelStore`` is one whose folder is this host's cache of what a bucket holds.
+    """
 
     root: Path
+
+    @property
+    def place(self) -> str:
+        """Where the models lie, for people."""
+        return str(self.root)
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether files that were whole just now can be relied on; a cache may be emptied at any time."""
+        return True
+
+    def where(self, model: ModelId) -> str:
+        """Return where a version lies, or would lie, for people.
+
+        Raises:
+            ModelUnknownError: name or version is no folder name.
+        """
+        self.folder_of(model)
+        return f"{self.place}/{model.name}/{model.version}"
 
     def folder_of(self, model: ModelId) -> Path:
         """Return where a version lies, or would lie.
@@ -77,8 +99,17 @@ class ModelStore:
             key=str,
         )
 
-    def read_manifest(self, model: ModelId) -> Manifest:
+    def read_manifest(
+        self,
+        model: ModelId,
+        is_registered: Callable[[Manifest], bool] | None = None,  # noqa: ARG002 - there is no cache here
+    ) -> Manifest:
         """Return a version's manifest, without checking its files.
+
+        Args:
+            model: Which version.
+            is_registered: Says whether a manifest is what was registered, where that is known: a copy in a cache that
+                is needs no look at the store that it was copied from. Other manifests are returned all the same.
 
         Raises:
             ModelUnknownError: the store does not hold this version.
@@ -90,17 +121,11 @@ class ModelStore:
             text = path.read_bytes()
         except FileNotFoundError as error:
             if not folder.is_dir():
-                raise ModelUnknownError(
-                    f"the model store {self.root} holds no {model}; register it, or point NIGHTLABEL_MODEL_STORE at "
-                    "the store that holds it"
-                ) from error
+                raise ModelUnknownError(unknown_here(self.place, model)) from error
             raise ModelFilesError(f"{path} is missing; register {model} again") from error
         except OSError as error:
             raise ModelFilesError(f"{path} cannot be read: {error.strerror}; check the model store's rights") from error
-        manifest = Manifest.from_json(text, origin=str(path))
-        if manifest.model_id != model:
-            raise ModelFilesError(f"{path} describes {manifest.model_id}, expected {model}; register {model} again")
-        return manifest
+        return manifest_of(model, text, origin=str(path))
 
     def check_files(self, manifest: Manifest, engine: EngineName | None = None) -> Path:
         """Compare files with the digests of a manifest and return the folder that they lie in.
@@ -121,13 +146,36 @@ class ModelStore:
             except OSError as error:
                 raise ModelFilesError(
                     f"{path} of {manifest.model_id} cannot be read: {error.strerror}, expected a file with SHA-256 "
-                    f"{digest}; {_advice(manifest)}"
+                    f"{digest}; {how_to_restore(manifest)}"
                 ) from error
             if found != digest:
                 raise ModelFilesError(
-                    f"{path} of {manifest.model_id} has SHA-256 {found}, expected {digest}; {_advice(manifest)}"
+                    f"{path} of {manifest.model_id} has SHA-256 {found}, expected {digest}; {how_to_restore(manifest)}"
                 )
         return folder
+
+    def check_store(self, manifest: Manifest) -> None:
+        """Compare every file as the store itself holds it, whatever is in a cache, with the digests of a manifest.
+
+        Raises:
+            ModelFilesError: a file is missing or not the registered one; names both digests.
+        """
+        self.check_files(manifest)
+
+    def read_card(self, model: ModelId) -> str:
+        """Return the model card of a version; where it is missing it is made of the manifest, and written if it may be.
+
+        Raises:
+            ModelUnknownError, ModelFilesError: as of ``read_manifest``.
+        """
+        path = self.folder_of(model) / CARD_NAME
+        manifest = self.read_manifest(model)
+        with suppress(OSError):
+            return path.read_text(encoding="utf-8")
+        card = model_card(manifest)
+        with suppress(OSError):
+            write_whole(path, card.encode())
+        return card
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -167,13 +215,11 @@ class ModelStore:
             ModelFilesError: the store holds another model under this name and version, or cannot be written.
         """
         model, target = manifest.model_id, self.folder_of(manifest.model_id)
-        found = hash_files(folder)
-        if found != manifest.files:
-            changed = sorted(set(found.items()) ^ set(manifest.files.items()))[0][0]
-            raise ModelFilesError(f"{folder / changed} of {model} is not as its manifest says; build {model} again")
+        check_built(folder, manifest)
         try:
             folder.chmod(0o755)
             (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+            (folder / CARD_NAME).write_text(model_card(manifest), encoding="utf-8")
             _flush_to_disk(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             # A few times, because another process may put a copy there between our look and our step.
@@ -184,13 +230,10 @@ class ModelStore:
                 present = self._good_copy(model)
                 if present is None:
                     self._put_aside(target)
-                elif present.files == manifest.files:
-                    return present
+                elif difference := present.difference(manifest):
+                    raise taken_by_another(str(target), model, difference)
                 else:
-                    raise ModelFilesError(
-                        f"{target} already holds another {model}: {_difference(present, manifest)}; "
-                        "give the new one another version"
-                    )
+                    return present
         except OSError as error:
             raise self._not_writable(error) from error
         raise ModelFilesError(f"{target} is changed by other processes all the time; stop them and register again")
@@ -251,13 +294,64 @@ class ModelStore:
         )
 
 
-def _advice(manifest: Manifest) -> str:
-    return f"copy {manifest.model_id} into the store again, or run `python -m inference migrate` for the bundled model"
+def how_to_restore(manifest: Manifest) -> str:
+    """Return what to do when files of a version are damaged in the store."""
+    return (
+        f"bring it back with `python -m inference models copy {manifest.model_id} --from` a store that has it, or with "
+        "`python -m inference migrate` if it is the bundled model"
+    )
 
 
-def _difference(present: Manifest, other: Manifest) -> str:
-    name = sorted(set(present.files.items()) ^ set(other.files.items()))[0][0]
-    return f"{name} has SHA-256 {present.files.get(name)}, the new one's is {other.files.get(name)}"
+def manifest_of(model: ModelId, text: str | bytes, *, origin: str) -> Manifest:
+    """Read the manifest of a version.
+
+    Raises:
+        ModelFilesError: it is none, or another model's.
+    """
+    manifest = Manifest.from_json(text, origin=origin)
+    if manifest.model_id != model:
+        raise ModelFilesError(f"{origin} describes {manifest.model_id}, expected {model}; register {model} again")
+    return manifest
+
+
+def check_built(folder: Path, manifest: Manifest) -> None:
+    """Compare what was built in a workspace with its manifest.
+
+    Raises:
+        ModelFilesError: they differ.
+    """
+    found = hash_files(folder)
+    if found != manifest.files:
+        changed = sorted(set(found.items()) ^ set(manifest.files.items()))[0][0]
+        model = manifest.model_id
+        raise ModelFilesError(f"{folder / changed} of {model} is not as its manifest says; build {model} again")
+
+
+def unknown_here(place: str, model: ModelId) -> str:
+    """Return the sentence for a version that a store does not hold."""
+    return (
+        f"the model store {place} holds no {model}; register it, or point NIGHTLABEL_MODEL_STORE at the store that "
+        "holds it"
+    )
+
+
+def taken_by_another(where: str, model: ModelId, difference: str) -> ModelFilesError:
+    """Return the error of who adds other files under a name and version that are taken."""
+    return ModelFilesError(f"{where} already holds another {model}: {difference}; give the new one another version")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that nobody sees a part of it.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
+    beside = path.with_name(f".{path.name}-{uuid4().hex}")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _renamed(folder: Path, target: Path) -> bool:

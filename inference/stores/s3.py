@@ -60,8 +60,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WHERE_TO_SET: Final = "AWS_ENDPOINT_URL_S3 or the connection images_s3"
-WHERE_TO_SET_KEYS: Final = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or role, or the connection images_s3"
+
+@dataclass(frozen=True, slots=True)
+class StoreWords:
+    """What messages name when somebody has to set something right."""
+
+    connection: str = "images_s3"
+    """Airflow's, which may say where the store is and who asks."""
+    rights: str = "s3:ListBucket and s3:GetObject"
+    """What the credentials have to be allowed."""
+
+    @property
+    def where_to_set(self) -> str:
+        """Where the store's address is set."""
+        return f"AWS_ENDPOINT_URL_S3 or the connection {self.connection}"
+
+    @property
+    def where_to_set_keys(self) -> str:
+        """Where credentials are set."""
+        return f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or role, or the connection {self.connection}"
+
 
 _CREDENTIAL_CODES: Final = frozenset(
     {
@@ -107,6 +125,9 @@ _PATIENCE_CODES: Final = frozenset(
     }
 )
 """Codes that may come with a status below 500."""
+
+_OUR_OPERATIONS: Final = frozenset({"DeleteObject", "GetObject", "ListObjectsV2", "PutObject"})
+"""Others are asked on the way to credentials, such as AssumeRole."""
 
 _NO_CREDENTIALS: Final = (
     CredentialRetrievalError,
@@ -169,6 +190,7 @@ class S3Store:
             them, ``read_timeout_s`` or 10 seconds at most, whichever is least.
         attempts: Requests for the same thing, the first included.
         list_threads: Pages of a listing that are asked for at a time.
+        words: What messages name.
     """
 
     def __init__(
@@ -187,8 +209,10 @@ class S3Store:
         fetch_timeout_s: float = 120.0,
         attempts: int = 6,
         list_threads: int = 8,
+        words: StoreWords = StoreWords(),
     ) -> None:
         self._session = session
+        self._words = words
         self._profile_name = profile_name
         self._credentials: dict[str, str | None] = {
             "endpoint_url": endpoint_url,
@@ -344,7 +368,7 @@ class S3Store:
             said = _said(error.__cause__) if isinstance(error.__cause__, ClientError) else "refused"
             raise StoreCredentialsError(
                 f"{self._address} refuses objects of the bucket {ref.bucket!r} that it gave before ({said}); "
-                f"allow s3:GetObject again, or check {WHERE_TO_SET_KEYS}"
+                f"allow s3:GetObject again, or check {self._words.where_to_set_keys}"
             ) from error
         except InferenceError:
             return
@@ -401,7 +425,7 @@ class S3Store:
         except (KeyError, ValueError) as error:
             raise StoreUnavailableError(
                 f"{self._address} answered with something else than a listing of the bucket {bucket!r}; "
-                f"check that {WHERE_TO_SET} names an S3 service"
+                f"check that {self._words.where_to_set} names an S3 service"
             ) from error
 
     def _get(self, client: S3Client, ref: ImageRef, max_bytes: int, give_up_at: float) -> bytes:
@@ -475,7 +499,7 @@ class S3Store:
             raise self._no_credentials(error) from error
         except (BotoCoreError, ValueError) as error:
             raise SettingsError(
-                f"the object store cannot be addressed ({error}); correct {WHERE_TO_SET}, or the region"
+                f"the object store cannot be addressed ({error}); correct {self._words.where_to_set}, or the region"
             ) from error
 
     def _quick_reads(self, client: S3Client, session: boto3.Session) -> QuickReads | None:
@@ -529,6 +553,7 @@ class S3Store:
 
     def _refused(self, error: BotoCoreError | ClientError | RuntimeError, bucket: str, action: str) -> InferenceError:
         """Return our error for a request that failed for a reason that concerns the whole bucket."""
+        words = self._words
         # A RuntimeError is what botocore raises when credentials were renewed and are out of date all the same.
         if isinstance(error, (*_NO_CREDENTIALS, RuntimeError)):
             return self._no_credentials(error)
@@ -538,36 +563,39 @@ class S3Store:
             )
         if not isinstance(error, ClientError):
             return StoreUnavailableError(
-                f"{self._address} does not answer ({error}); check that it runs and that {WHERE_TO_SET} is right"
+                f"{self._address} does not answer ({error}); check that it runs and that {words.where_to_set} is right"
             )
 
         code, status = _code(error), _status(error)
         if status >= 500 or status in {408, 429} or code in _PATIENCE_CODES:
             return StoreUnavailableError(f"{self._address} asks for patience ({_said(error)}); try again later")
-        if error.operation_name not in {"GetObject", "ListObjectsV2"}:  # such as AssumeRole, on the way to credentials
+        if error.operation_name not in _OUR_OPERATIONS:
             return self._no_credentials(error)
         if code in _REGION_CODES or status in {301, 307}:
             return SettingsError(
                 f"the bucket {bucket!r} is not in the region that was asked ({_said(error)}); correct AWS_REGION "
-                f"or {WHERE_TO_SET}"
+                f"or {words.where_to_set}"
             )
         if status == 404:
             return BucketMissingError(
-                f"there is no bucket {bucket!r} in {self._address}; create it, or correct the name or {WHERE_TO_SET}"
+                f"there is no bucket {bucket!r} in {self._address}; create it, or correct the name or "
+                f"{words.where_to_set}"
             )
         if status in {401, 403} or code in _CREDENTIAL_CODES:
             return StoreCredentialsError(
                 f"{self._address} refuses that the bucket {bucket!r} is {action} with these credentials "
-                f"({_said(error)}); check {WHERE_TO_SET_KEYS}, and that s3:ListBucket and s3:GetObject are allowed"
+                f"({_said(error)}); check {words.where_to_set_keys}, and that {words.rights} are allowed"
             )
         return SettingsError(
             f"{self._address} refuses that the bucket {bucket!r} is {action} ({_said(error)}); "
-            f"check the bucket, the prefix and {WHERE_TO_SET}"
+            f"check the bucket, the prefix and {words.where_to_set}"
         )
 
     def _no_credentials(self, error: Exception) -> StoreCredentialsError:
         said = " ".join(str(error).split())
-        return StoreCredentialsError(f"there are no credentials for the object store ({said}); set {WHERE_TO_SET_KEYS}")
+        return StoreCredentialsError(
+            f"there are no credentials for the object store ({said}); set {self._words.where_to_set_keys}"
+        )
 
 
 class _RetryBudget:

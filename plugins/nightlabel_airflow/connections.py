@@ -10,13 +10,16 @@ from urllib.parse import quote, urlencode
 from inference.errors import SettingsError
 
 if TYPE_CHECKING:
+    import boto3
     from airflow.sdk import Connection
 
+    from inference.models.store import ModelStore
     from inference.ports import ObjectStore
     from inference.settings import Settings
     from inference.sinks.postgres import PostgresSink
 
 IMAGES_CONNECTION = "images_s3"
+MODELS_CONNECTION = "model_store_s3"
 RESULTS_CONNECTION = "results_db"
 OWNER_CONNECTION = "results_db_owner"
 
@@ -149,19 +152,53 @@ def open_owner_settings() -> Settings:
 
 def open_store(settings: Settings) -> ObjectStore:
     """Open the store of the connection ``images_s3``; roles, profiles and endpoints work as in Airflow's own hooks."""
-    from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
-
     from inference import wiring
 
     _images_connection()  # the hook would silently use whatever credentials the machine has
-    hook: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=IMAGES_CONNECTION, client_type="s3")
+    session, endpoint_url = _session_of(IMAGES_CONNECTION)
+    return wiring.open_store(settings, session=session, endpoint_url=endpoint_url)
+
+
+def open_model_store(settings: Settings) -> ModelStore:
+    """Open the model store of this worker's settings.
+
+    One in a bucket is asked with the connection ``model_store_s3`` where there is one, and with the worker's own
+    ``AWS_*`` variables, profile or role otherwise. Never with ``images_s3``: that may lead to somebody else's service,
+    and its keys need no right to the models.
+
+    Raises:
+        SettingsError: the connection is of another type than ``aws``.
+    """
+    from pathlib import Path
+
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from inference import wiring
+
+    if isinstance(settings.model_store, Path):
+        return wiring.open_model_store(settings)
+    try:
+        Connection.get(MODELS_CONNECTION)
+    except AirflowNotFoundException:
+        return wiring.open_model_store(settings)
+    get_connection(MODELS_CONNECTION, kind="aws", purpose="the bucket of the model store")
+    session, endpoint_url = _session_of(MODELS_CONNECTION)
+    return wiring.open_model_store(settings, session=session, endpoint_url=endpoint_url)
+
+
+def _session_of(conn_id: str) -> tuple[boto3.Session, str | None]:
+    """Return a session as an aws connection describes it, and the address of its S3 service if that names one."""
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+
+    hook: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=conn_id, client_type="s3")
     session = hook.get_session()
     # The extra's config_kwargs (a proxy, path-style addresses) and verify (a CA file, or false) become the session's
     # defaults: the store makes its own client, with its own time-outs, out of the session.
     session._session.set_default_client_config(hook.config)
     if hook.verify is not None:
         session._session.set_config_variable("ca_bundle", hook.verify)
-    return wiring.open_store(settings, session=session, endpoint_url=hook.conn_config.get_service_endpoint_url("s3"))
+    return session, hook.conn_config.get_service_endpoint_url("s3")
 
 
 def open_sink(settings: Settings) -> PostgresSink:

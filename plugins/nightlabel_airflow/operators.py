@@ -185,12 +185,19 @@ class ClassifyShardOperator(BaseOperator):
     def _classify(self, context: Context, *, store: ObjectStore, sink: PostgresSink, settings: Settings) -> ShardStats:
         """Classify the shard, and close the run's books if nobody else will: when it was cleared alone."""
         from inference import wiring
+        from nightlabel_airflow import connections
 
         dag_run = context["dag_run"]
         run_id = sink.find_run(dag_run.dag_id, dag_run.run_id)
         try:
             stats = wiring.run_shard(
-                run_id, self.shard_number, store=store, sink=sink, settings=settings, progress=self._progress()
+                run_id,
+                self.shard_number,
+                store=store,
+                sink=sink,
+                settings=settings,
+                progress=self._progress(),
+                models=connections.open_model_store(settings),
             )
         except TransientError:
             raise  # it is tried again, or the database is away

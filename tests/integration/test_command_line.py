@@ -13,7 +13,7 @@ import termios
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -23,6 +23,7 @@ from moto.server import ThreadedMotoServer
 from psycopg.rows import dict_row
 
 from inference import wiring
+from inference.models.bundled import BUNDLED_MODEL
 from inference.models.store import ModelStore
 from inference.settings import read_settings
 from inference.sinks.statements import newest_revision
@@ -258,10 +259,56 @@ def test_wrong_usage_exits_with_2_and_says_how(unmigrated: CommandLine, argument
     assert "usage: python -m inference" in unmigrated(*arguments, status=2).stderr
 
 
-def test_the_registered_models_are_listed_with_their_aliases(cli: CommandLine):
+def test_the_registered_models_are_listed_with_their_aliases_and_where_they_lie(cli: CommandLine):
     [model] = json.loads(cli("models", "list", "--json").stdout)
     assert (model["name"], model["version"], model["aliases"]) == ("efficientnet-lite0", "1", ["production"])
-    assert cli("models", "list").stdout.startswith("efficientnet-lite0@1\tproduction\t")
+    assert model["where"] == f"{cli.environment['NIGHTLABEL_MODEL_STORE']}/efficientnet-lite0/1"
+    [line] = cli("models", "list", "--check").stdout.splitlines()
+    assert line.startswith("efficientnet-lite0@1\tproduction\t")
+    assert line.split("\t")[4:] == [model["where"], "whole"]
+
+
+def test_a_model_card_is_printed_by_version_and_by_alias(cli: CommandLine):
+    card = cli("models", "card", "production").stdout
+    assert card.startswith("# efficientnet-lite0@1\n")
+    assert "| labels | 1,000 |" in card
+    unknown = cli("models", "card", "cats@1", status=1, NIGHTLABEL_DATABASE_URL=None)
+    assert unknown.stderr.startswith("error [model_unknown]: the model store ")
+
+
+def test_hosts_share_a_model_store_in_a_bucket(
+    unmigrated: CommandLine, bucket: Bucket, default_model_store: ModelStore, tmp_path
+):
+    place = f"s3://{bucket.name}/models"
+    cli = replace(
+        unmigrated,
+        environment={
+            **unmigrated.environment,
+            "NIGHTLABEL_MODEL_STORE": place,
+            "NIGHTLABEL_MODEL_CACHE": str(tmp_path / "first host"),
+        },
+    )
+    copied = cli("models", "copy", "efficientnet-lite0@1", "--from", str(default_model_store.root))
+    assert copied.stdout == f"efficientnet-lite0@1 is whole in {place}/efficientnet-lite0/1\n"
+    cli("migrate")
+    bucket.put("in/cat.png", photo("cat"))
+
+    second = {"NIGHTLABEL_MODEL_CACHE": str(tmp_path / "second host")}
+    cli("classify", "--bucket", bucket.name, "--prefix", "in/", **second)
+    assert cli.labels()["in/cat.png"] in CATS
+    held = {path.name for path in (tmp_path / "second host").rglob("*") if path.is_file()}
+    assert {name for name in held if not name.startswith(".")} == {"manifest.json", "model.tflite"}
+
+    artefact = default_model_store.read_manifest(BUNDLED_MODEL).files["model.tflite"]
+    bucket.put(f"models/efficientnet-lite0/1/files/{artefact}", b"other bytes")
+    [checked] = json.loads(cli("models", "list", "--check", "--json", status=1).stdout)
+    assert checked["is_whole"] is False
+    assert artefact in checked["problem"]
+    assert f"{place}/efficientnet-lite0/1/files/{artefact}, which is model.tflite" in checked["problem"]
+    cli("models", "copy", "efficientnet-lite0@1", "--from", str(default_model_store.root))
+    assert cli("models", "list", "--check").stdout.rstrip("\n").endswith(f"\t{place}/efficientnet-lite0/1\twhole")
+    refused = cli("models", "copy", "production", "--from", place, status=2)
+    assert refused.stderr.startswith("error [bad_setting]: the model to copy is 'production'; give NAME@VERSION")
 
 
 KEYS = ("with space.png", "100%.png", "a+b.png", "emoji 🌙.png", "line\nbreak.png", "é/ü.png", "%2B.png")

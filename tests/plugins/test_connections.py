@@ -146,3 +146,65 @@ def test_without_the_connection_no_credentials_of_the_machine_are_used(monkeypat
 
     with pytest.raises(ConfigurationError, match="connection 'images_s3' does not exist"):
         open_store(read_settings())
+
+
+def models(extra: dict[str, object] | None = None, **parts: str) -> str:
+    return json.dumps({"conn_type": "aws", "extra": extra or {}, **parts})
+
+
+def client_of(store):
+    return store.files._store._client
+
+
+def test_a_model_store_in_a_bucket_has_a_connection_of_its_own(monkeypatch, tmp_path):
+    from nightlabel_airflow.connections import open_model_store
+
+    from inference.settings import read_settings
+
+    extra = {"endpoint_url": "https://models.example:8333", "region_name": "eu-central-1"}
+    monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE_S3", models(extra, login="AKIDMODELS", password="its secret"))
+    monkeypatch.setenv("AIRFLOW_CONN_IMAGES_S3", models({"endpoint_url": "https://images.example"}, login="AKIDIMAGES"))
+
+    store = open_model_store(read_settings(model_store="s3://models/team", model_cache=tmp_path))
+
+    client = client_of(store)
+    assert store.place == "s3://models/team"
+    assert client._request_signer._credentials.get_frozen_credentials().access_key == "AKIDMODELS"
+    assert (client.meta.endpoint_url, client.meta.region_name) == ("https://models.example:8333", "eu-central-1")
+
+
+def test_without_that_connection_the_workers_own_variables_hold_and_never_images_s3(monkeypatch, tmp_path):
+    from nightlabel_airflow.connections import open_model_store
+
+    from inference.settings import read_settings
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://worker.example")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDWORKER")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "its secret")
+    monkeypatch.setenv("AIRFLOW_CONN_IMAGES_S3", models({"endpoint_url": "https://images.example"}, login="AKIDIMAGES"))
+
+    client = client_of(open_model_store(read_settings(model_store="s3://models/team", model_cache=tmp_path)))
+
+    assert client._request_signer._credentials.get_frozen_credentials().access_key == "AKIDWORKER"
+    assert client.meta.endpoint_url == "https://worker.example"
+
+
+def test_a_connection_for_models_of_another_type_is_refused(monkeypatch):
+    from nightlabel_airflow.connections import open_model_store
+
+    from inference.settings import read_settings
+
+    monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE_S3", "postgres://user@host/models")
+
+    with pytest.raises(SettingsError, match="'model_store_s3' is of type 'postgres', expected 'aws'"):
+        open_model_store(read_settings(model_store="s3://models/team"))
+
+
+def test_a_model_store_in_a_folder_needs_no_connection(monkeypatch, tmp_path):
+    from nightlabel_airflow.connections import open_model_store
+
+    from inference.settings import read_settings
+
+    monkeypatch.setenv("AIRFLOW_CONN_MODEL_STORE_S3", "postgres://user@host/models")
+
+    assert open_model_store(read_settings(model_store=tmp_path)).place == str(tmp_path)

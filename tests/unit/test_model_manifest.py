@@ -93,3 +93,36 @@ def test_what_is_no_manifest_at_all_is_refused_in_one_sentence(text: str) -> Non
     with pytest.raises(ModelFilesError, match=r"is not a model manifest: .*; register the model again") as raised:
         Manifest.from_json(text, origin="here")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("others", "difference"),
+    [
+        ({}, None),
+        ({"source": "elsewhere", "licence": "MIT", "made_with": {}, "agreement": None}, None),
+        ({"files": {**manifest().files, "model.tflite": "1" * 64}}, f"model.tflite has SHA-256 {DIGEST}, the new one"),
+        ({"files": {**manifest().files, "more": "1" * 64}}, "more has SHA-256 None, the new one's is 1111"),
+        ({"labels": (Label("crane", "n1"), Label("hawk", "n2"))}, "it has other labels than the new one"),
+        ({"input_scale": InputScale(mean=0, scale=255)}, "it has other input scale than the new one"),
+        ({"background_columns": 0}, "it has other background columns than the new one"),
+        ({"engines": {"litert": "model.tflite"}}, "it has other engines than the new one"),
+    ],
+)
+def test_what_changes_files_or_answers_is_a_difference(others: dict[str, Any], difference: str | None) -> None:
+    found = manifest().difference(manifest(**others))
+
+    assert found is None if difference is None else str(found).startswith(difference)
+
+
+def test_what_is_registered_beside_files_labels_and_engines_is_how_pixels_and_output_are_treated() -> None:
+    treatment = manifest().treatment
+
+    assert treatment["preprocessing"] == {
+        "height": 8,
+        "width": 12,
+        "crop_fraction": 0.875,
+        "resize_filter": "bicubic",
+    }
+    assert treatment["input_scale"] == {"mean": 127.0, "scale": 128.0}
+    assert (treatment["output"], treatment["background_columns"]) == ("logits", 1)
+    assert not treatment.keys() & {"files", "labels", "engines", "source", "licence", "made_with", "agreement"}

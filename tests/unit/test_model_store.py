@@ -1,4 +1,4 @@
-"""A model version is in the store whole, or not at all; what is damaged is refused by name."""
+"""The model store as a folder: what holds of every model store, and what a disk adds to it."""
 
 import os
 import threading
@@ -6,36 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.errors import ModelFilesError, ModelUnknownError
-from inference.models.manifest import InputScale, Manifest
+from inference.errors import ModelFilesError
+from inference.models.manifest import Manifest
 from inference.models.store import ModelStore, hash_files
-from inference.types import Label, ModelId, Preprocessing
-
-MODEL = ModelId("cats", "1")
-
-
-def fill(folder: Path, content: bytes = b"weights", version: str = "1") -> Manifest:
-    (folder / "saved_model" / "variables").mkdir(parents=True)
-    (folder / "saved_model" / "variables" / "data").write_bytes(content)
-    (folder / "model.tflite").write_bytes(content * 2)
-    return Manifest(
-        name="cats",
-        version=version,
-        source="a test",
-        licence="CC0-1.0",
-        preprocessing=Preprocessing(8, 8, 1.0, "bilinear"),
-        input_scale=InputScale(mean=0.0, scale=255.0),
-        output="probabilities",
-        engines={"litert": "model.tflite", "tensorflow": "saved_model"},
-        made_with={},
-        files=hash_files(folder),
-        labels=(Label("cat", "n1"),),
-    )
-
-
-def add(store: ModelStore, content: bytes = b"weights", version: str = "1") -> Manifest:
-    with store.workspace() as folder:
-        return store.add(folder, fill(folder, content, version))
+from tests.model_store_contract import MODEL, Case, ModelStoreContract, add, fill
 
 
 @pytest.fixture
@@ -49,83 +23,36 @@ def visible(store: ModelStore) -> list[str]:
     return sorted(path for path in paths if not path.startswith(".lock"))
 
 
-WHOLE = ["cats/1/manifest.json", "cats/1/model.tflite", "cats/1/saved_model/variables/data"]
+WHOLE = [
+    "cats/1/MODEL_CARD.md",
+    "cats/1/manifest.json",
+    "cats/1/model.tflite",
+    "cats/1/saved_model/variables/data",
+]
 
 
-def test_what_was_added_is_found_checked_and_listed(store: ModelStore) -> None:
-    manifest = add(store)
-    add(store, b"better", "2")
+class TestFolder(ModelStoreContract):
+    @pytest.fixture
+    def case(self, store: ModelStore) -> Case:
+        def names() -> set[str]:
+            paths = {store.root / name for name in visible(store)}
+            described = {path for path in paths if path.name in {"manifest.json", "MODEL_CARD.md"}}
+            digests = {digest for path in paths - described for digest in [hash_files(path.parent)[path.name]]}
+            return {path.relative_to(store.root).as_posix() for path in described} | digests
 
-    assert store.read_manifest(MODEL) == manifest
-    assert store.check_files(manifest) == store.root / "cats" / "1"
-    assert store.models() == [ModelId("cats", "1"), ModelId("cats", "2")]
+        def overwrite(manifest: Manifest, name: str, content: bytes | None) -> None:
+            path = store.folder_of(manifest.model_id) / name
+            path.unlink() if content is None else path.write_bytes(content)
 
-
-def test_the_manifest_lists_every_file(store: ModelStore) -> None:
-    assert set(add(store).files) == {"model.tflite", "saved_model/variables/data"}
-    assert visible(store) == WHOLE
-
-
-def test_an_unknown_model_says_where_it_was_looked_for(store: ModelStore) -> None:
-    with pytest.raises(ModelUnknownError, match=f"{store.root} holds no cats@1; .*NIGHTLABEL_MODEL_STORE"):
-        store.read_manifest(MODEL)
-    assert store.models() == []
+        return Case(lambda: ModelStore(store.root), names, overwrite)
 
 
-@pytest.mark.parametrize("model", [ModelId("..", "1"), ModelId("a/b", "1"), ModelId("cats", ""), ModelId("cats", "..")])
-def test_a_name_cannot_lead_out_of_the_store(store: ModelStore, model: ModelId) -> None:
-    with pytest.raises(ModelUnknownError, match="cannot be a model"):
-        store.read_manifest(model)
-
-
-def test_a_damaged_file_is_named_with_both_digests_and_what_to_do(store: ModelStore) -> None:
-    manifest = add(store)
-    path = store.root / "cats" / "1" / "model.tflite"
-    path.write_bytes(b"weightsweightz")
-
-    with pytest.raises(ModelFilesError) as raised:
-        store.check_files(manifest)
-    message = str(raised.value)
-    assert str(path) in message
-    assert manifest.files["model.tflite"] in message
-    assert hash_files(path.parent)["model.tflite"] in message
-    assert "python -m inference migrate" in message
-
-
-def test_only_the_files_of_the_chosen_engine_have_to_be_whole(store: ModelStore) -> None:
-    manifest = add(store)
-    (store.root / "cats" / "1" / "saved_model" / "variables" / "data").unlink()
-
-    assert store.check_files(manifest, "litert").is_dir()
-    with pytest.raises(ModelFilesError, match="No such file"):
-        store.check_files(manifest, "tensorflow")
-
-
-@pytest.mark.parametrize("text", [None, b"", b"{", b'{"name": "cats"}'])
-def test_a_half_written_manifest_is_refused(store: ModelStore, text: bytes | None) -> None:
+def test_a_manifest_that_is_missing_is_refused(store: ModelStore) -> None:
     add(store)
-    path = store.root / "cats" / "1" / "manifest.json"
-    path.unlink() if text is None else path.write_bytes(text)
+    (store.root / "cats" / "1" / "manifest.json").unlink()
 
-    with pytest.raises(ModelFilesError, match=r"manifest\.json (is missing|is not a model manifest)"):
+    with pytest.raises(ModelFilesError, match=r"manifest\.json is missing"):
         store.read_manifest(MODEL)
-
-
-def test_a_manifest_under_another_name_is_refused(store: ModelStore) -> None:
-    add(store)
-    (store.root / "cats" / "1").rename(store.root / "cats" / "3")
-
-    with pytest.raises(ModelFilesError, match="describes cats@1, expected cats@3"):
-        store.read_manifest(ModelId("cats", "3"))
-
-
-def test_adding_heals_a_damaged_copy(store: ModelStore) -> None:
-    manifest = add(store)
-    (store.root / "cats" / "1" / "model.tflite").write_bytes(b"")
-
-    assert add(store) == manifest
-    store.check_files(manifest)
-    assert visible(store) == WHOLE
 
 
 def test_a_folder_without_manifest_is_healed_too(store: ModelStore) -> None:
@@ -136,28 +63,26 @@ def test_a_folder_without_manifest_is_healed_too(store: ModelStore) -> None:
     assert visible(store) == WHOLE
 
 
-def test_another_model_never_takes_the_place_of_a_good_one(store: ModelStore) -> None:
-    manifest = add(store)
-
-    with pytest.raises(ModelFilesError, match=r"already holds another cats@1: .*give the new one another version"):
-        add(store, b"other weights")
-    store.check_files(manifest)
+def test_a_version_that_is_being_built_is_not_seen(store: ModelStore) -> None:
+    with store.workspace() as folder:
+        manifest = fill(folder)
+        assert store.models() == []
+        store.add(folder, manifest)
+        assert store.models() == [MODEL]
     assert visible(store) == WHOLE
 
 
-def test_files_that_are_not_as_the_manifest_says_are_not_added(store: ModelStore) -> None:
-    with store.workspace() as folder:
-        manifest = fill(folder)
-        (folder / "model.tflite").write_bytes(b"changed since")
-        with pytest.raises(ModelFilesError, match=r"model\.tflite of cats@1 is not as its manifest says"):
-            store.add(folder, manifest)
-    assert visible(store) == []
+def test_a_card_that_cannot_be_written_is_read_all_the_same(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(store)
+    (store.root / "cats" / "1" / "MODEL_CARD.md").unlink()
 
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
 
-def test_a_builder_that_fails_leaves_nothing(store: ModelStore) -> None:
-    with pytest.raises(RuntimeError, match="the build"), store.workspace() as folder:
-        raise RuntimeError(f"the build in {fill(folder).name}")
-    assert list(store.root.iterdir()) == []
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+
+    assert store.read_card(MODEL).startswith("# cats@1\n")
+    assert "cats/1/MODEL_CARD.md" not in visible(store)
 
 
 def test_what_a_killed_builder_left_is_removed_later(store: ModelStore) -> None:
@@ -173,11 +98,9 @@ def test_what_a_killed_builder_left_is_removed_later(store: ModelStore) -> None:
     assert new.exists()
 
 
-@pytest.mark.parametrize("is_damaged", [False, True])
-def test_many_builders_at_once_end_with_one_good_copy(store: ModelStore, is_damaged: bool) -> None:
-    if is_damaged:
-        add(store)
-        (store.root / "cats" / "1" / "model.tflite").write_bytes(b"")
+def test_many_builders_at_once_replace_a_damaged_copy_with_one_good_one(store: ModelStore) -> None:
+    add(store)
+    (store.root / "cats" / "1" / "model.tflite").write_bytes(b"")
     barrier, added = threading.Barrier(8), []
 
     def build() -> None:
@@ -196,28 +119,6 @@ def test_many_builders_at_once_end_with_one_good_copy(store: ModelStore, is_dama
     assert all(manifest == added[0] for manifest in added)
     store.check_files(store.read_manifest(MODEL))
     assert visible(store) == WHOLE
-
-
-def test_the_lock_lets_one_builder_in_at_a_time(store: ModelStore) -> None:
-    inside, most = 0, 0
-    counting = threading.Lock()
-
-    def build() -> None:
-        nonlocal inside, most
-        with store.locked(MODEL):
-            with counting:
-                inside += 1
-                most = max(most, inside)
-            threading.Event().wait(0.01)
-            with counting:
-                inside -= 1
-
-    threads = [threading.Thread(target=build) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 1
 
 
 def test_a_store_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
