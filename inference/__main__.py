@@ -23,12 +23,15 @@ from inference.types import (
     ForgetRequest,
     Forgettable,
     MaintenanceRequest,
+    RegistrationRequest,
     RunRequest,
     RunSummary,
 )
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+    from inference.models.manifest import Manifest
 
 COUNTS = ("already_done", "deferred", "labelled", "dead", "gone", "done_elsewhere", "unfinished")
 """What ``discovered`` is the sum of, in the order of the summary line."""
@@ -237,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     forget.add_argument("--json", action="store_true", help="print the counts as a JSON object")
     forget.set_defaults(command=_forget)
 
-    models = commands.add_parser("models", help="show the registered models")
+    models = commands.add_parser("models", help="show the registered models, and register others")
     model_commands = models.add_subparsers(title="commands", metavar="COMMAND", required=True)
     listing = model_commands.add_parser(
         "list",
@@ -267,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
         "--from", dest="source", required=True, metavar="PLACE", help="the other store: a folder, or s3://bucket/prefix"
     )
     copying.set_defaults(command=_copy_model)
+    _add_register(model_commands)
 
     serve = commands.add_parser(
         "serve",
@@ -280,6 +284,68 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(command=_serve)
     return parser
+
+
+def _add_register(commands: Any) -> None:  # noqa: ANN401 - argparse does not name the type
+    register = commands.add_parser(
+        "register",
+        help="fetch, convert and check a model, and register it as a version",
+        description="Fetch a model once, convert it for LiteRT, compare the conversion with the original on photos, "
+        "and put it into the model store and the results database as NAME@VERSION. No alias names it yet.",
+        epilog="docs/models.md has the families, the kinds of sources and what is refused. Example: `models register "
+        "https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/classification/5 --name mobilenet-v2 --version 5 "
+        "--family mobilenet-v2 --labels imagenet`. Exit status: 0 when it is registered, 1 when not, 2 for usage.",
+    )
+    register.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a TensorFlow Hub or Kaggle handle, a path or s3://bucket/key: a SavedModel (folder, .tar.gz, .zip), a "
+        ".keras file or a .tflite file",
+    )
+    register.add_argument("--name", required=True, metavar="N", help="name of the model")
+    register.add_argument("--version", required=True, metavar="V", help="its version")
+    register.add_argument(
+        "--labels", metavar="FILE", help="CSV with label_id and name, or a name on each line; or the word imagenet"
+    )
+    register.add_argument(
+        "--family", metavar="F", help="take the preprocessing of this family; docs/models.md has them"
+    )
+    register.add_argument(
+        "--preprocessing", metavar="FILE", help="a .json or .toml file with any of the options from here to --licence"
+    )
+    register.add_argument("--input-size", metavar="S", help="pixels, 224 or height x width as 240x320")
+    register.add_argument(
+        "--crop", type=float, metavar="C", help="side of the centre crop as a fraction of the shorter side, up to 1"
+    )
+    register.add_argument("--filter", metavar="R", help="of the resize: bilinear, bicubic, lanczos or nearest")
+    register.add_argument(
+        "--scale",
+        metavar="S",
+        help="range of the model's input: unit (0 to 1), signed (-1 to 1), pixel (0 to 255), or MEAN,SCALE of "
+        "(pixel - MEAN) / SCALE",
+    )
+    register.add_argument("--output", metavar="O", help="logits or probabilities")
+    register.add_argument(
+        "--background",
+        type=_whole(0),
+        metavar="N",
+        help="leading output columns that are no label (default: the family's)",
+    )
+    register.add_argument("--licence", metavar="L", help="of the model, for its manifest, such as Apache-2.0")
+    register.add_argument(
+        "--sha256", metavar="H", help="refuse another file, archive or folder than the one of this hash"
+    )
+    register.add_argument("--int8", action="store_true", help="quantise to 8 bits, as a version of its own")
+    register.add_argument(
+        "--calibration",
+        metavar="PHOTOS",
+        help="folder or s3://bucket/prefix to quantise by (default: installed photos)",
+    )
+    register.add_argument(
+        "--golden-photos", metavar="PHOTOS", help="folder or s3://bucket/prefix to compare the conversion on as well"
+    )
+    register.add_argument("--json", action="store_true", help="print what was registered as a JSON object")
+    register.set_defaults(command=_register_model)
 
 
 def _add_run_options(parser: argparse.ArgumentParser, *, max_dead_ratio: float) -> None:
@@ -599,6 +665,63 @@ def _copy_model(options: argparse.Namespace, settings: Settings) -> int:
     manifest = wiring.copy_model(settings, model, source=options.source)
     _say(f"{manifest.model_id} is whole in {wiring.open_model_store(settings).where(model)}")
     return EXIT_OK
+
+
+def _register_model(options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+    from inference.models.preprocessing_options import registration_options
+
+    request = RegistrationRequest(
+        source=options.source,
+        name=options.name,
+        version=options.version,
+        labels=options.labels,
+        sha256=options.sha256,
+        int8=options.int8,
+        calibration=options.calibration,
+        golden_photos=options.golden_photos,
+        **registration_options(
+            options.preprocessing,
+            family=options.family,
+            input_size=options.input_size,
+            crop=options.crop,
+            filter=options.filter,
+            scale=options.scale,
+            output=options.output,
+            background=options.background,
+            licence=options.licence,
+        ),
+    )
+
+    def say(words: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"{words}\n")
+
+    manifest = wiring.register_model(settings, request, progress=say)
+    _say(_manifest_json(manifest) if options.json else _manifest_line(manifest))
+    return EXIT_OK
+
+
+def _manifest_json(manifest: Manifest) -> str:
+    told = manifest.model_dump(mode="json", exclude={"format", "labels", "files"})
+    return json.dumps({**told, "labels": len(manifest.labels), "files": len(manifest.files)})
+
+
+def _manifest_line(manifest: Manifest) -> str:
+    size = manifest.preprocessing
+    line = (
+        f"registered {manifest.model_id} from {manifest.source}: {size.height} x {size.width}, "
+        f"{len(manifest.labels):,} labels, {manifest.precision}, for {' and '.join(sorted(manifest.engines))}"
+    )
+    if manifest.agreement is not None:
+        found = manifest.agreement
+        line += (
+            f"; the conversion gives the original's label to {found.equal_top1} of {found.inputs} photos, and differs "
+            f"by {found.max_difference:.1g} at most"
+        )
+    if manifest.litert_refusal is not None:
+        line += f"; it stays on TensorFlow: {manifest.litert_refusal}"
+    return line
 
 
 def _serve(options: argparse.Namespace, settings: Settings) -> int:

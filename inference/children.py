@@ -14,11 +14,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 PR_SET_PDEATHSIG: Final = 1
 
@@ -60,18 +60,30 @@ class Child:
     Args:
         module: Run as ``python -m``, without the current folder among those that modules are looked for in.
         is_trusted: Whether it gets this process's whole environment, credentials and all, or what an interpreter needs.
+        allowed: Beginnings of the names of what else it gets of the environment if it is not trusted.
+        variables: What its environment has beside that, or instead.
+        output: Where its standard output and error go; None for this process's own.
     """
 
-    def __init__(self, module: str, *, is_trusted: bool = True) -> None:
-        environment = {
-            name: value for name, value in os.environ.items() if is_trusted or name.startswith(_HARMLESS_VARIABLES)
-        }
+    def __init__(
+        self,
+        module: str,
+        *,
+        is_trusted: bool = True,
+        allowed: tuple[str, ...] = (),
+        variables: Mapping[str, str] | None = None,
+        output: IO[bytes] | None = None,
+    ) -> None:
+        passed = (*_HARMLESS_VARIABLES, *allowed)
+        environment = {name: value for name, value in os.environ.items() if is_trusted or name.startswith(passed)}
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and a module of ours
                 [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid())],
-                env={**environment, "PYTHONPATH": _python_path()},
+                env={**environment, "PYTHONPATH": _python_path(), **(variables or {})},
                 stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 pass_fds=[theirs.fileno()],
                 process_group=0,
             )

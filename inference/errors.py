@@ -260,6 +260,12 @@ class ModelFilesError(ModelError):
     code = "model_files"
 
 
+class ModelSourceError(ModelError):
+    """What was given as a model's source, or said of it, cannot be registered: missing, altered, unsafe or unfit."""
+
+    code = "model_source"
+
+
 class ModelConversionError(ModelError):
     """A model could not be converted, or its conversion gives other answers."""
 

@@ -24,6 +24,7 @@ Scores: TypeAlias = "NDArray[np.float32]"
 """Class probabilities, shape (batch, n_labels); each row sums to 1."""
 
 Device: TypeAlias = Literal["cpu", "gpu"]
+ResizeFilter: TypeAlias = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 Scope: TypeAlias = Literal["unlabelled", "not_by_this_model"]
 
 
@@ -184,7 +185,7 @@ class Preprocessing:
     """Pixels."""
     crop_fraction: float
     """Side of the centre crop, as a fraction of the shorter side of the image, in whole pixels; 0 to 1."""
-    resize_filter: Literal["bilinear", "bicubic", "lanczos", "nearest"]
+    resize_filter: ResizeFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,6 +427,45 @@ class RunRequest:
     def is_by_listing(self) -> bool:
         """Whether the bucket is listed, so that a key under the prefix that does not come is known to be gone."""
         return self.dead_letters is None and self.manifest is None and self.inventory is None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationRequest:
+    """Which model to register, as which version, and how it wants its images. What is not given is never guessed."""
+
+    source: str
+    """A TensorFlow Hub or Kaggle handle, a path or an address ``s3://bucket/key``: a SavedModel's folder or archive, a
+    ``.keras`` file or a ``.tflite`` file."""
+    name: str
+    version: str
+    labels: str | None = None
+    """``imagenet``, or the path or address of a file: CSV with label id and name, or a name on each line."""
+    family: str | None = None
+    """One of ``inference.models.families``; says of the fields below what is not given."""
+    input_size: tuple[int, int] | None = None
+    """(height, width) in pixels; None to take what the model's signature says."""
+    crop_fraction: float | None = None
+    """As of ``Preprocessing``."""
+    resize_filter: ResizeFilter | None = None
+    input_scale: tuple[float, float] | None = None
+    """(mean, scale): a pixel, 0 to 255, enters the model as ``(pixel - mean) / scale``."""
+    output: Literal["logits", "probabilities"] | None = None
+    background_columns: int | None = None
+    """Leading output columns without a label."""
+    licence: str = "not stated"
+    sha256: str | None = None
+    """What the source's SHA-256 has to be, in hex; of a folder as ``sha256sum`` of its files, sorted, hashes."""
+    int8: bool = False
+    """Quantise: a version with 8-bit weights and activations, for LiteRT alone."""
+    calibration: str | None = None
+    """Folder or ``s3://bucket/prefix`` of photos to measure activations on; None for those of the installed wheels."""
+    golden_photos: str | None = None
+    """Folder or ``s3://bucket/prefix`` of photos on which conversion and original have to agree as well."""
+
+    @property
+    def model_id(self) -> ModelId:
+        """The version that is to be registered."""
+        return ModelId(self.name, self.version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from inference.types import (
     MaintenanceRequest,
     ModelId,
     Plan,
+    RegistrationRequest,
     RunRequest,
     RunSummary,
     ShardStats,
@@ -178,16 +179,14 @@ def load_model(
         StoreUnavailableError: the model store is in a bucket that does not answer, and this host's copy is not whole.
     """
     from inference.models import registry
-    from inference.models.resolve import load_handle
-    from inference.planning import engine_of
+    from inference.models.resolve import engine_for, load_handle
 
     store = open_model_store(settings) if models is None else models
     with sink.asking() as connection:
         registered = registry.find_registered(connection, model)
     manifest = store.read_manifest(model, registered.matches)
     registry.refuse_unregistered(registered, manifest)
-    engine = engine_of(device)
-
+    engine = engine_for(manifest, device)
     folder = store.check_files(manifest, engine)
     try:
         return load_handle(manifest, folder, engine, settings.engine_threads, parallel_calls=parallel_calls)
@@ -548,6 +547,71 @@ def copy_model(settings: Settings, model: ModelId, *, source: str) -> Manifest:
             (built / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / path, built / path)
         return store.add(built, manifest)
+
+
+def register_model(
+    settings: Settings,
+    request: RegistrationRequest,
+    *,
+    store: S3Store | None = None,
+    models: ModelStore | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Manifest:
+    """Fetch a model, convert and check it, put it into the model store and make it known; no alias names it yet.
+
+    Registering the same again does nothing. Whatever ends it midway, the version is registered whole or not at all.
+
+    Args:
+        settings: Name the database and the model store.
+        request: Which model, and how it wants its images.
+        store: Where addresses ``s3://…`` lead; None for the store of the standard ``AWS_*`` variables.
+        models: Where the version goes; the settings' model store if not given.
+        progress: Told in a few words what is being done.
+
+    Raises:
+        SettingsError: what was said of the model is not enough, or does not fit it.
+        ModelSourceError: the source, its labels or photos cannot be fetched, or cannot be used.
+        ModelConversionError: the conversion gives other answers than the original.
+        ModelExecutionError: the model answers with what cannot be right, such as NaN.
+        ModelFilesError: another model is registered under this name and version, or the store cannot be written.
+        ModelError: TensorFlow is not installed, or its process died.
+        BucketMissingError, StoreCredentialsError, StoreUnavailableError: an ``s3://`` address cannot be read.
+        SchemaMissingError, SinkUnavailableError, SinkCredentialsError: no database to make it known to.
+    """
+    from inference.models import registry
+    from inference.models.registering import check_registration, prepared
+
+    check_registration(request)  # what cannot mean anything needs neither database nor store to say so
+    with (
+        open_sink(settings) as sink,
+        prepared(
+            request,
+            models or open_model_store(settings),
+            lambda: _SourceObjects(store or open_store(settings)),
+            progress=progress or _no_progress,
+        ) as version,
+        sink.asking() as connection,
+        connection.transaction(),
+    ):
+        registry.claim(connection, version.manifest)
+        manifest = version.put()
+        registry.register(connection, manifest)
+    logger.info("Registered %s from %s", manifest.model_id, manifest.source)
+    return manifest
+
+
+def _no_progress(_: str) -> None:
+    """Say nothing."""
+
+
+class _SourceObjects:
+    """Objects of a store, listed and read one by one."""
+
+    def __init__(self, store: S3Store) -> None:
+        from inference.stores.s3_objects import S3Objects
+
+        self.list_pages = store.list_pages
+        self.open = S3Objects(store).open
 
 
 def export(request: ExportRequest, *, settings: Settings, progress: Callable[[int], None] | None = None) -> int:

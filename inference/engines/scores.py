@@ -27,6 +27,8 @@ class ModelFacts:
     output: OutputKind
     background_columns: int = 0
     """Leading output columns without a label; ImageNet modules of TensorFlow Hub have one."""
+    litert_input: tuple[float, float] | None = None
+    """(mean, scale) by which a pixel enters a LiteRT model that does not scale by itself; None for one that does."""
 
     def batch_shape(self, images: int) -> tuple[int, int, int, int]:
         """Return the shape of a batch of pixels of so many images."""
@@ -60,7 +62,7 @@ def check_answer_shape(answer: NDArray[Any], facts: ModelFacts, images: int) -> 
         )
 
 
-def to_scores(answer: NDArray[Any], facts: ModelFacts, images: int) -> Scores:
+def to_scores(answer: NDArray[Any], facts: ModelFacts, images: int, *, tolerance: float = ROW_SUM_TOLERANCE) -> Scores:
     """Turn an engine's raw answer into class probabilities.
 
     Background columns are dropped first, so that the scores of the labels alone sum to 1. The softmax is taken in
@@ -70,6 +72,7 @@ def to_scores(answer: NDArray[Any], facts: ModelFacts, images: int) -> Scores:
         answer: Logits or probabilities, shape (images, background columns + labels).
         facts: The model's kind of output and labels.
         images: How many images were given.
+        tolerance: How far a row of probabilities may sum from 1; more for a model that answers in 8 bits.
 
     Returns:
         float32, shape (images, n_labels); each row sums to 1.
@@ -89,10 +92,10 @@ def to_scores(answer: NDArray[Any], facts: ModelFacts, images: int) -> Scores:
         )
     if facts.output == "probabilities":
         sums = values.sum(axis=1)
-        if values.min() < -ROW_SUM_TOLERANCE or abs(sums - 1.0).max() > ROW_SUM_TOLERANCE:
+        if values.min() < -tolerance or abs(sums - 1.0).max() > tolerance:
             raise ModelExecutionError(
                 f"{facts.model_id} answered with values from {values.min():.4g}, rows summing to {sums.min():.4g} to "
-                f"{sums.max():.4g}, expected probabilities that sum to 1; if it answers logits, say so in its manifest"
+                f"{sums.max():.4g}, expected probabilities that sum to 1; if it answers logits, register it as that"
             )
         values = np.clip(values[:, facts.background_columns :], 0.0, None)
     else:

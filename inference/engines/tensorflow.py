@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,14 +81,14 @@ class TensorFlowHandle:
         try:
             # Kept, because a function that was taken out of a SavedModel does not keep its variables alive.
             self._model = tf.saved_model.load(str(folder))
-            self._function = self._fixed_function(_scoring_function(self._model, folder, facts))
+            self._function = self._fixed_function(scoring_of(self._model, f"{folder} of {facts.model_id}").score)
         except (OSError, ValueError, TypeError, KeyError, tf.errors.OpError) as error:
             raise ModelExecutionError(
                 f"TensorFlow cannot load the SavedModel {folder} of {facts.model_id}: {_first_line(error)}; export it "
                 "again with the common image-classification signature"
             ) from error
         # Judged by its shape alone: a sound model may have no finite answer to an image of one colour.
-        check_answer_shape(self._answer(np.zeros(facts.batch_shape(1), np.uint8)), facts, 1)
+        check_answer_shape(self.answer(np.zeros(facts.batch_shape(1), np.uint8)), facts, 1)
 
     def _fixed_function(self, score: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Trace the model for one batch size only, so that nothing is traced or tuned again for the last batch."""
@@ -128,10 +129,15 @@ class TensorFlowHandle:
         Raises:
             ModelExecutionError: the engine failed, or its answer cannot be right.
         """
-        check_pixels(pixels, self._facts)
-        return to_scores(self._answer(pixels), self._facts, len(pixels))
+        return to_scores(self.answer(pixels), self._facts, len(pixels))
 
-    def _answer(self, pixels: PixelBatch) -> NDArray[Any]:
+    def answer(self, pixels: PixelBatch) -> NDArray[Any]:
+        """Return what the model answers to a batch, before it is read as scores.
+
+        Raises:
+            ModelExecutionError: the engine failed.
+        """
+        check_pixels(pixels, self._facts)
         size = self.best_batch_size
         answers = []
         try:
@@ -164,8 +170,29 @@ def _configure_once(tf: ModuleType, threads: int) -> None:
         logger.debug("TensorFlow was already running; its threads and memory growth stay as they are")
 
 
-def _scoring_function(model: Any, folder: Path, facts: ModelFacts) -> Callable[[Any], Any]:  # noqa: ANN401
-    """Return a function from float pixels, 0 to 1, to the model's raw answer."""
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How a SavedModel is asked."""
+
+    score: Callable[[Any], Any]
+    """From a batch of images, in the range that the model wants, to its raw answer."""
+    input_shape: tuple[int | None, ...] | None
+    """None where any number will do; None as a whole where the model does not say."""
+    input_dtype: str
+    columns: int | None
+    """Output columns, if the model says."""
+
+
+def scoring_of(model: Any, what: str) -> Scoring:  # noqa: ANN401 - TensorFlow has no types
+    """Find the signature of image classification in a loaded SavedModel.
+
+    Args:
+        model: From ``tf.saved_model.load``.
+        what: Which one, for the message.
+
+    Raises:
+        ModelExecutionError: no signature of one image input and one output, and it cannot be called.
+    """
     signatures = getattr(model, "signatures", {})
     name = next(
         (known for known in ("serving_default", "image_classification", "default") if known in signatures), None
@@ -173,19 +200,45 @@ def _scoring_function(model: Any, folder: Path, facts: ModelFacts) -> Callable[[
     if name is None:
         if not callable(model):
             raise ModelExecutionError(
-                f"the SavedModel {folder} of {facts.model_id} has the signatures {sorted(signatures)} and cannot be "
+                f"the SavedModel {what} has the signatures {sorted(signatures)} and cannot be "
                 "called; expected serving_default with one image input and one output of logits or probabilities"
             )
-        return lambda images: model(images)
+        spec = _called_with(model)
+        return Scoring(lambda images: model(images), _shape_of(spec), _dtype_of(spec), None)
     signature = signatures[name]
-    inputs, outputs = sorted(signature.structured_input_signature[1]), sorted(signature.structured_outputs)
+    specs = signature.structured_input_signature[1]
+    inputs, outputs = sorted(specs), sorted(signature.structured_outputs)
     wanted = [output for output in ("logits", "probabilities") if output in outputs] or outputs
     if len(inputs) != 1 or len(wanted) != 1:
         raise ModelExecutionError(
-            f"the signature {name} of {folder} ({facts.model_id}) has the inputs {inputs} and outputs {outputs}; "
+            f"the signature {name} of {what} has the inputs {inputs} and outputs {outputs}; "
             "expected one input of images and one output of logits or probabilities"
         )
-    return lambda images: signature(**{inputs[0]: images})[wanted[0]]
+    spec, answer = specs[inputs[0]], _shape_of(signature.structured_outputs[wanted[0]])
+    return Scoring(
+        lambda images: signature(**{inputs[0]: images})[wanted[0]],
+        _shape_of(spec),
+        _dtype_of(spec),
+        answer[-1] if answer else None,
+    )
+
+
+def _called_with(model: Any) -> Any:  # noqa: ANN401
+    """Return the TensorSpec of a callable SavedModel's images, or None if it does not say."""
+    for function in getattr(model.__call__, "concrete_functions", ()):
+        for spec in function.structured_input_signature[0][:1]:
+            if hasattr(spec, "shape"):
+                return spec
+    return None
+
+
+def _shape_of(spec: Any) -> tuple[int | None, ...] | None:  # noqa: ANN401
+    shape = getattr(spec, "shape", None)
+    return None if shape is None or shape.rank is None else tuple(shape.as_list())
+
+
+def _dtype_of(spec: Any) -> str:  # noqa: ANN401
+    return "float32" if spec is None else str(spec.dtype.name)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,30 @@ if TYPE_CHECKING:
 
 MAX_DIFFERENCE = 1e-3
 """Largest difference of any probability that passes for the same answer."""
+
+LEAST_EQUAL = 0.99
+"""Least share of inputs with the same best label. Within ``MAX_DIFFERENCE`` labels can differ only where two are as
+good as equal, which is rare and no fault of a conversion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What passes for the same model."""
+
+    least_equal: float
+    """Least share of inputs with the same best label."""
+    max_difference: float
+    """Largest difference of any probability."""
+
+
+FLOAT32 = Limits(LEAST_EQUAL, MAX_DIFFERENCE)
+INT8 = Limits(0.75, 0.6)
+"""Eight bits give other answers, and their own version: these limits stop what is broken, not what is worse. Measured
+on EfficientNet-Lite0, a sound one has the label of 97 % of 300 photos and 84 % of ``photo_crops``; one that lost a
+quarter of its accuracy, of 62 % and 53 %. Whether it is good enough for production is for the golden set to say."""
+
+_AT_A_TIME = 32
+"""Inputs that are compared in one call, so that their scores take little memory."""
 
 # Photographs that ship inside wheels: package and path.
 _PHOTOS = (
@@ -85,26 +110,33 @@ def _crop(photo: Image.Image, crop: tuple[float, float, float], preprocessing: P
     return photo.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
 
 
-def measure_agreement(original: ModelHandle, converted: ModelHandle, pixels: PixelBatch) -> Agreement:
+def measure_agreement(
+    original: ModelHandle, converted: ModelHandle, pixels: PixelBatch, limits: Limits = FLOAT32
+) -> Agreement:
     """Compare two handles of one model.
 
     Args:
         original: The reference.
         converted: What was made of it.
-        pixels: Inputs, from ``photo_crops``.
+        pixels: Inputs, from ``photo_crops`` or decoded.
+        limits: What passes.
 
     Raises:
-        ModelConversionError: a best label differs, or a probability by more than ``MAX_DIFFERENCE``.
+        ModelConversionError: too few best labels are the same, or a probability differs by too much.
+        ModelExecutionError: one of them answers with something that cannot be right, such as NaN.
     """
     import numpy as np
 
-    expected, found = original.predict(pixels), converted.predict(pixels)
-    equal = int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())
-    difference = float(np.abs(expected - found).max())
-    if equal != len(pixels) or difference > MAX_DIFFERENCE:
+    equal, difference = 0, 0.0
+    for start in range(0, len(pixels), _AT_A_TIME):
+        part = pixels[start : start + _AT_A_TIME]
+        expected, found = original.predict(part), converted.predict(part)
+        equal += int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())
+        difference = max(difference, float(np.abs(expected - found).max()))
+    if equal < limits.least_equal * len(pixels) or difference > limits.max_difference:
         raise ModelConversionError(
             f"{original.model_id} in {converted.engine} gives the label of {original.engine} for {equal} of "
-            f"{len(pixels)} inputs and differs by {difference:.2g} at most, expected every label and {MAX_DIFFERENCE}; "
-            "keep the original engine for this model"
+            f"{len(pixels)} inputs and differs by {difference:.2g} at most, expected {limits.least_equal:.0%} of the "
+            f"labels and {limits.max_difference:g}; keep the original engine for this model"
         )
     return Agreement(inputs=len(pixels), equal_top1=equal, max_difference=difference)

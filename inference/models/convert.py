@@ -7,16 +7,13 @@ away. (Within one process TensorFlow numbers its functions on, which shows in a 
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from inference.engines.tensorflow import import_tensorflow
-from inference.errors import ModelConversionError
 from inference.models import weights
 from inference.models.agreement import measure_agreement, photo_crops
 from inference.models.efficientnet_lite import (
@@ -27,28 +24,17 @@ from inference.models.efficientnet_lite import (
     arrange_weights,
     build_network,
 )
+from inference.models.labels import imagenet_labels
 from inference.models.manifest import InputScale, Manifest
 from inference.models.resolve import load_handle
 from inference.models.store import hash_files
-from inference.types import Label, LabelMap, Preprocessing
+from inference.types import Preprocessing
 
 CONVERTER_VERSION = "1"
 """Rises when this module makes other artefacts; the bundled model's version rises with it."""
 
 LITERT_NAME = "model.tflite"
 SAVED_MODEL_NAME = "saved_model"
-
-
-def imagenet_labels() -> LabelMap:
-    """Return ImageNet's 1,000 classes in the order of the output columns; the ids are those of WordNet."""
-    text = resources.files("inference.models").joinpath("imagenet_labels.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(text.splitlines()))
-    if [row["index"] for row in rows] != [str(index) for index in range(1000)]:
-        raise ModelConversionError(
-            f"imagenet_labels.csv holds {len(rows)} classes or holds them out of order, expected 0 to 999; "
-            "install nightlabel again"
-        )
-    return tuple(Label(name=row["name"], label_id=row["wordnet_id"]) for row in rows)
 
 
 def build_efficientnet_lite(variant: Variant, package: str, *, name: str, version: str, folder: Path) -> Manifest:

@@ -25,10 +25,14 @@ from inference.types import Label, LabelMap, ModelId, Preprocessing
 MANIFEST_NAME = "manifest.json"
 
 EngineName: TypeAlias = Literal["litert", "tensorflow"]
+Precision: TypeAlias = Literal["float32", "int8"]
 NamePart: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
 
+
+_CAME_LATER = ("golden_agreement", "precision", "origin", "litert_input", "litert_refusal")
+"""Fields of ``Manifest`` that the first code to read it did not know."""
 
 MAX_LABEL_BYTES = 1_000
 """Names are in indexes of the ledger, and Postgres takes some 2,700 bytes in an entry of one."""
@@ -64,6 +68,18 @@ class Agreement(_Strict):
     """Largest difference of any probability."""
 
 
+class Origin(_Strict):
+    """Where a registered model's files come from, and what was said of them; the bundled model has none."""
+
+    sha256: Sha256Hex
+    """Of the archive, file or folder that was registered."""
+    kind: Literal["saved_model", "keras", "litert"]
+    family: str | None = None
+    """The family that the preprocessing was taken from; None where it was given option by option."""
+    calibration: str | None = None
+    """What the activations of an int8 version were measured on."""
+
+
 class Manifest(_Strict):
     """A model version: identity, files, preprocessing, label map and engine artefacts."""
 
@@ -84,7 +100,16 @@ class Manifest(_Strict):
     made_with: dict[str, str]
     """What made the artefacts -> its version."""
     agreement: Agreement | None = None
-    """None where there is one engine only."""
+    """Of LiteRT with the SavedModel, on photos of installed wheels; None where nothing was converted."""
+    golden_agreement: Agreement | None = None
+    """Likewise on photos that were given at registration."""
+    precision: Precision = "float32"
+    origin: Origin | None = None
+    litert_input: InputScale | None = None
+    """How a pixel enters the LiteRT artefact, where that is not done inside it: of a registered ``.tflite`` file, and
+    in 8 bits. A quantised input turns the value into its own steps."""
+    litert_refusal: Text | None = None
+    """Why there is no artefact for LiteRT, in words."""
     files: dict[Text, Sha256Hex]
     """Every file but the manifest -> its SHA-256; relative, with ``/``."""
     labels: LabelMap
@@ -98,7 +123,15 @@ class Manifest(_Strict):
     @property
     def facts(self) -> ModelFacts:
         """What an engine's handle has to know."""
-        return ModelFacts(self.model_id, self.labels, self.preprocessing, self.output, self.background_columns)
+        fed = self.litert_input
+        return ModelFacts(
+            self.model_id,
+            self.labels,
+            self.preprocessing,
+            self.output,
+            self.background_columns,
+            None if fed is None else (fed.mean, fed.scale),
+        )
 
     def files_of(self, engine: EngineName) -> dict[str, str]:
         """Return the files of one engine's artefact -> SHA-256.
@@ -136,8 +169,13 @@ class Manifest(_Strict):
         return None
 
     def to_json(self) -> str:
-        """Return the manifest as JSON text, the same for equal manifests."""
-        return self.model_dump_json(indent=1) + "\n"
+        """Return the manifest as JSON text, the same for equal manifests.
+
+        Fields that came later are left out where they say nothing, so that older code reads the manifest as well.
+        """
+        fields = type(self).model_fields
+        silent = {name for name in _CAME_LATER if getattr(self, name) == fields[name].default}
+        return self.model_dump_json(indent=1, exclude=silent) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, *, origin: str) -> Manifest:

@@ -104,6 +104,27 @@ def find_registered(connection: Connection[Any], model: ModelId) -> RegisteredFa
     return RegisteredFacts(model, *row)
 
 
+def claim(connection: Connection[Any], manifest: Manifest) -> None:
+    """Keep other registrations of this version waiting until the transaction ends, and refuse to be another model.
+
+    Raises:
+        ModelFilesError: the version is registered with other files.
+    """
+    connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtext('nightlabel.model'), hashtext(%s))", [str(manifest.model_id)]
+    )
+    if source_of(connection, manifest.model_id) is not None:
+        check_registered(connection, manifest)
+
+
+def source_of(connection: Connection[Any], model: ModelId) -> str | None:
+    """Return where a registered version comes from, or None if it is not registered."""
+    row = connection.execute(
+        "SELECT source FROM nightlabel.model WHERE name = %s AND version = %s", [model.name, model.version]
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
 def check_registered(connection: Connection[Any], manifest: Manifest) -> None:
     """Compare a manifest of the model store with what was registered under its name and version.
 

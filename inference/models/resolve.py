@@ -6,8 +6,19 @@ from pathlib import Path
 
 from inference.errors import ModelFilesError
 from inference.models.manifest import EngineName, Manifest
+from inference.planning import engine_of
 from inference.ports import ModelHandle
 from inference.settings import available_cores
+from inference.types import Device
+
+
+def engine_for(manifest: Manifest, device: Device) -> EngineName:
+    """Return what executes a model on a device: on the CPU LiteRT, or TensorFlow for what LiteRT cannot express.
+
+    A model without an artefact for the GPU's engine is not made to look as if it used the GPU: loading it says so.
+    """
+    engine = engine_of(device)
+    return "tensorflow" if device == "cpu" and engine not in manifest.engines else engine
 
 
 def load_handle(

@@ -1,6 +1,7 @@
-"""Run by test_tensorflow_engine in a process of its own: asks the TensorFlow engine and writes what it said as JSON.
+"""Run by the fixture tensorflow_answers in a process of its own: asks TensorFlow and writes what it said as JSON.
 
-python tensorflow_answers.py MODEL_STORE WORK_FOLDER OUTPUT.json
+python tensorflow_answers.py MODEL_STORE WORK_FOLDER OUTPUT.json. What takes TensorFlow is here together, since it takes
+seconds to load.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import numpy as np
 from inference.engines.scores import ModelFacts
 from inference.engines.tensorflow import TensorFlowHandle, import_tensorflow
 from inference.errors import ModelError
-from inference.models.agreement import measure_agreement, photo_crops
+from inference.models.agreement import installed_photos, measure_agreement, photo_crops
 from inference.models.bundled import BUNDLED_MODEL
 from inference.models.resolve import load_handle
 from inference.models.store import ModelStore
 from inference.types import Label, ModelId, Preprocessing
+from tests.integration.adopted_models import adoption_answers, models_below
 
 
 def bundled_answers(store: ModelStore) -> dict[str, Any]:
@@ -124,7 +126,12 @@ def tiny_answers(tf: Any, folder: Path) -> dict[str, Any]:
 def main() -> None:
     store, folder, output = (Path(argument) for argument in sys.argv[1:])
     tf = import_tensorflow()
-    answers = {"bundled": bundled_answers(ModelStore(store)), "tiny": tiny_answers(tf, folder)}
+    answers = {
+        "bundled": bundled_answers(ModelStore(store)),
+        "tiny": tiny_answers(tf, folder),
+        "adopted": adoption_answers(tf, folder / "adopted", installed_photos()),
+        "models": str(models_below(folder / "adopted")),
+    }
     output.write_text(json.dumps(answers), encoding="utf-8")
 
 

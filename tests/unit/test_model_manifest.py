@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from inference.errors import ModelFilesError
-from inference.models.manifest import Agreement, InputScale, Manifest
+from inference.models.manifest import Agreement, InputScale, Manifest, Origin
+from inference.models.resolve import engine_for
 from inference.types import Label, ModelId, Preprocessing
 
 DIGEST = "0" * 64
@@ -55,6 +56,14 @@ def test_an_engine_without_artefact_is_an_error_that_names_the_others() -> None:
 
     with pytest.raises(ModelFilesError, match=r"cats@2026\.1 has no artefact for tensorflow, only for litert"):
         only_litert.files_of("tensorflow")
+
+
+def test_a_model_that_litert_cannot_express_is_executed_by_tensorflow_on_the_cpu_too() -> None:
+    both, litert = manifest(), manifest(engines={"litert": "model.tflite"})
+    tensorflow = manifest(engines={"tensorflow": "saved_model"})
+
+    assert [engine_for(model, "cpu") for model in (both, litert, tensorflow)] == ["litert", "litert", "tensorflow"]
+    assert [engine_for(model, "gpu") for model in (both, litert, tensorflow)] == ["tensorflow"] * 3
 
 
 @pytest.mark.parametrize(
@@ -126,3 +135,30 @@ def test_what_is_registered_beside_files_labels_and_engines_is_how_pixels_and_ou
     assert treatment["input_scale"] == {"mean": 127.0, "scale": 128.0}
     assert (treatment["output"], treatment["background_columns"]) == ("logits", 1)
     assert not treatment.keys() & {"files", "labels", "engines", "source", "licence", "made_with", "agreement"}
+
+
+OLD_FIELDS = {
+    *("format", "name", "version", "task", "source", "licence", "preprocessing", "input_scale", "output"),
+    *("background_columns", "engines", "made_with", "agreement", "files", "labels"),
+}
+
+
+def test_a_manifest_without_what_came_later_is_the_text_that_older_code_wrote_and_reads() -> None:
+    assert set(json.loads(manifest().to_json())) == OLD_FIELDS
+
+
+def test_what_came_later_survives_json_too() -> None:
+    before = manifest(
+        golden_agreement=Agreement(inputs=300, equal_top1=299, max_difference=1e-4),
+        precision="int8",
+        origin=Origin(sha256=DIGEST, kind="keras", family="mobilenet-v2", calibration="photos"),
+        litert_input=InputScale(mean=127.5, scale=127.5),
+        litert_refusal="LiteRT has no operation for tf.Lgamma",
+    )
+
+    assert Manifest.from_json(before.to_json(), origin="here") == before
+    assert set(json.loads(before.to_json())) - OLD_FIELDS == {
+        *("golden_agreement", "precision", "origin", "litert_input", "litert_refusal"),
+    }
+    assert before.facts.litert_input == (127.5, 127.5)
+    assert manifest().facts.litert_input is None

@@ -1,0 +1,145 @@
+"""models: archives of models -> files in a folder, as if whoever made them meant harm. Reads and writes disk.
+
+Nothing is written outside the folder, no link and no device is made, nothing is overwritten, no program runs, and what
+comes out is bounded, however small the archive is.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from inference.errors import ModelSourceError
+
+MAX_FILES: Final = 10_000
+"""Most files in an archive; a SavedModel has some ten."""
+
+MAX_BYTES: Final = 16 * 1024**3
+"""Most bytes of all files of one model; the largest image classifiers have some 3 GB."""
+
+_PIECE_BYTES: Final = 1024 * 1024
+
+_BROKEN: Final = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What reading a damaged or encrypted archive raises, besides OSError and ValueError."""
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether a file is a tar archive, compressed or not, or a zip archive, by its content."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PK\x03\x04":
+        return True
+    try:
+        with tarfile.open(path):
+            return True
+    except (*_BROKEN, OSError, ValueError):
+        return False
+
+
+def extract(archive: Path, folder: Path, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> None:
+    """Write the files of an archive below a folder.
+
+    Args:
+        archive: ``.tar``, ``.tar.gz`` and the like, or ``.zip``; judged by its content.
+        folder: Empty.
+        max_files: Most entries.
+        max_bytes: Most bytes of all files, as they come out.
+
+    Raises:
+        ModelSourceError: a name that leads out of the folder, a link, a device, a name twice, too much, or damaged.
+    """
+    with archive.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    bounds = _Bounds(archive, folder, max_files, max_bytes)
+    with _reading(archive):
+        if is_zip:
+            _extract_zip(archive, bounds)
+        else:
+            _extract_tar(archive, bounds)
+
+
+class _Bounds:
+    """Where the files of one archive go, and how much of it there may be."""
+
+    def __init__(self, archive: Path, folder: Path, max_files: int, max_bytes: int) -> None:
+        self._archive, self._folder = archive, folder
+        self._files_left, self._bytes_left = max_files, max_bytes
+        self._max_files, self._max_bytes = max_files, max_bytes
+
+    def place(self, name: str) -> Path | None:
+        """Return where an entry goes; None for the folder itself."""
+        self._files_left -= 1
+        if self._files_left < 0:
+            raise self._refused(f"more than {self._max_files:,} entries, which no model has")
+        parts = PurePosixPath(name).parts
+        if name.startswith(("/", "\\")) or ".." in parts or "\\" in name or "\x00" in name or name[1:2] == ":":
+            raise self._refused(f"the entry {name[:100]!r}, which leads out of the folder that it is extracted to")
+        return self._folder.joinpath(*parts) if parts else None
+
+    def write(self, source: IO[bytes], target: Path, name: str) -> None:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = target.open("xb")
+        except (FileExistsError, IsADirectoryError, NotADirectoryError):
+            raise self._refused(f"the entry {name[:100]!r} twice, or as a file and as a folder") from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise self._refused(f"the entry {name[:100]!r}, whose name is too long for this disk") from None
+        with file:
+            while piece := source.read(_PIECE_BYTES):
+                self._bytes_left -= len(piece)
+                if self._bytes_left < 0:
+                    raise self._refused(f"more than {self._max_bytes:,} bytes when extracted, which no model has")
+                file.write(piece)
+
+    def refuse_kind(self, name: str, kind: str) -> ModelSourceError:
+        return self._refused(f"the entry {name[:100]!r}, which is {kind} and no file")
+
+    def _refused(self, what: str) -> ModelSourceError:
+        return ModelSourceError(f"the archive {self._archive.name} holds {what}; pack the model anew from its files")
+
+
+def _extract_tar(archive: Path, bounds: _Bounds) -> None:
+    with tarfile.open(archive) as tar:
+        for entry in tar:
+            target = bounds.place(entry.name)
+            if entry.isdir() or target is None:
+                continue
+            if not entry.isreg():
+                raise bounds.refuse_kind(entry.name, "a link" if entry.issym() or entry.islnk() else "a device")
+            source = tar.extractfile(entry)
+            with source if source is not None else io.BytesIO() as stream:
+                bounds.write(stream, target, entry.name)
+
+
+def _extract_zip(archive: Path, bounds: _Bounds) -> None:
+    with zipfile.ZipFile(archive) as packed:
+        for entry in packed.infolist():
+            target = bounds.place(entry.filename)
+            if entry.is_dir() or target is None:
+                continue
+            kind = stat.S_IFMT(entry.external_attr >> 16)
+            if kind not in {0, stat.S_IFREG}:
+                raise bounds.refuse_kind(entry.filename, "a link" if kind == stat.S_IFLNK else "a device")
+            with packed.open(entry) as stream:
+                bounds.write(stream, target, entry.filename)
+
+
+@contextmanager
+def _reading(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (*_BROKEN, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise ModelSourceError(
+            f"the archive {archive.name} is damaged or encrypted ({reason}); pack it anew"
+        ) from error
