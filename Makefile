@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # uv trusts what the system trusts, as pip does.
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: help setup run up down status test test-unit test-faults test-scale bench bench-lock check fmt dags lock schema sql-docs clean
+.PHONY: help setup run up down status test test-unit test-faults test-scale bench bench-gate bench-lock check fmt dags lock schema sql-docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,7 +47,7 @@ test: setup ## everything that needs no GPU, browser or hour
 
 test-faults: setup ## kill, cut and starve it some hundred times, and check the books (half an hour; SEED=n repeats a run)
 	@$(BIN)/python -m pytest tests/faults --faults-full $(if $(SEED),--seed $(SEED))
-	@$(BIN)/python -m pytest tests/integration --faults-full -m full $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m pytest tests/integration tests/e2e --faults-full -m full $(if $(SEED),--seed $(SEED))
 
 test-scale: setup ## at ten million outcomes: time what analysts ask and workers write, list a million keys; print the figures (twenty minutes, 12 GB)
 	@$(BIN)/python -m pytest tests/scale --scale
@@ -57,6 +57,9 @@ test-unit: setup ## the tests that start no server
 
 bench: setup .venv-bench/.installed ## measure it beside its peers; appends to benchmarks/README.md (PHOTOS=folder, ONLY=parts, half an hour)
 	@$(BIN)/python -m benchmarks.run --record $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(ONLY),--only $(ONLY)) $(BENCH_FLAGS)
+
+bench-gate: setup ## what the gate says of models that are equal, better and worse, and how surely (PHOTOS=folder of labelled photos)
+	@$(BIN)/python -m benchmarks.gate $(if $(PHOTOS),"$(PHOTOS)")
 
 .venv-bench/.installed: $(INSTALLED) benchmarks/requirements.txt
 	@echo "Installing the peers into .venv-bench (about 4 GB)"

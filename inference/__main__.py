@@ -17,6 +17,8 @@ from uuid import UUID
 
 from inference.errors import InferenceError, RunInterruptedError, SettingsError, dead_letter_codes
 from inference.logs import log_to_standard_error
+from inference.promoting_commands import add_promoting_commands
+from inference.saying import say as _say
 from inference.settings import Settings, read_settings
 from inference.types import (
     DeadLetterFilter,
@@ -283,6 +285,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model", default=defaults.model, metavar="M", help="an alias or NAME@VERSION (default: %(default)s)"
     )
     serve.set_defaults(command=_serve)
+    add_promoting_commands(model_commands)
     return parser
 
 
@@ -733,18 +736,6 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     chosen = read_settings(**overrides) if overrides else settings
     serve(chosen, lambda: wiring.load_served_model(chosen, options.model))
     return EXIT_OK
-
-
-def _say(line: str) -> None:
-    """Print a line. That nobody reads it does not change how the command ended."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would complain once more when it closes standard output at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -254,6 +254,24 @@ class ModelInUseError(ModelError):
         return cls(f"{model} is being dropped; run `python -m inference maintain` to its end, then try this again")
 
 
+class AliasMovedError(ModelError):
+    """Somebody else moved the alias since this was decided on; nothing changed."""
+
+    code = "alias_moved"
+
+
+class PromotionRefusedError(ModelError):
+    """The gate has not let this model through; the alias stays where it is."""
+
+    code = "promotion_refused"
+
+
+class GoldenSetError(ConfigurationError):
+    """A golden set, or the file that it is loaded from, is not what it should be; nothing of it changed."""
+
+    code = "golden_set"
+
+
 class ModelFilesError(ModelError):
     """Files in the model store are missing, damaged or not those that were registered."""
 

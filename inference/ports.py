@@ -239,16 +239,8 @@ class ModelHandle(Protocol):
         ...
 
 
-class OutcomeSink(Protocol):
-    """The ledger as a worker sees it: plan a run, claim a shard, record its batches, close the books."""
-
-    def plan_run(self, request: RunRequest, listing: Listing | None) -> Plan:
-        """Compare a listing, or the open dead letters, with the ledger and store the shards of what is left."""
-        ...
-
-    def claim_shard(self, run_id: UUID, shard_number: int) -> Shard:
-        """Start a new attempt of a shard; every older attempt of it can write no more."""
-        ...
+class ShardSink(Protocol):
+    """What the loop over one claimed shard needs: its refs, and somewhere to put what becomes of them."""
 
     def note_in_flight(self, shard: Shard, refs: int) -> None:
         """Note how many refs an attempt may have begun at a time: the suspects of the next one if this is killed."""
@@ -304,6 +296,18 @@ class OutcomeSink(Protocol):
 
     def finish_shard(self, shard: Shard, seconds: StageSeconds) -> ShardStats:
         """Mark the shard as done and return its counts over all attempts."""
+        ...
+
+
+class OutcomeSink(ShardSink, Protocol):
+    """The ledger as a worker sees it: plan a run, claim a shard, record its batches, close the books."""
+
+    def plan_run(self, request: RunRequest, listing: Listing | None) -> Plan:
+        """Compare a listing, or the open dead letters, with the ledger and store the shards of what is left."""
+        ...
+
+    def claim_shard(self, run_id: UUID, shard_number: int) -> Shard:
+        """Start a new attempt of a shard; every older attempt of it can write no more."""
         ...
 
     def finish_run(self, run_id: UUID) -> RunSummary:

@@ -26,7 +26,7 @@ from inference.errors import (
 )
 from inference.fetching import fetch_image
 from inference.memory import Memory, Reserve, no_limit
-from inference.ports import Clock, Decoder, ModelHandle, ObjectStore, OutcomeSink, Watchdog
+from inference.ports import Clock, Decoder, ModelHandle, ObjectStore, ShardSink, Watchdog
 from inference.predicting import predict_batch
 from inference.types import (
     FORGOTTEN_ETAG,
@@ -100,7 +100,7 @@ class _Timer:
 class _Attempt:
     """What one run of the loop keeps: its seconds, and the processes that decode apart, once they are needed."""
 
-    def __init__(self, shard: Shard, sink: OutcomeSink, clock: Clock, decoder: Callable[[], Decoder] | None) -> None:
+    def __init__(self, shard: Shard, sink: ShardSink, clock: Clock, decoder: Callable[[], Decoder] | None) -> None:
         self.shard = shard
         self.timer = _Timer(clock)
         self._sink = sink
@@ -149,7 +149,7 @@ class ShardRunner:
 
     store: ObjectStore
     handle: ModelHandle
-    sink: OutcomeSink
+    sink: ShardSink
     clock: Clock
     batch_size: int
     """Images in one call of the model."""

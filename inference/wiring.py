@@ -252,15 +252,16 @@ def _source_of(request: RunRequest, store: ObjectStore) -> ObjectSource:
     if request.manifest is not None:
         from inference.sources.manifest import ManifestSource
 
-        return ManifestSource(request.manifest, _reader_of(store))
+        return ManifestSource(request.manifest, reader_of(store))
     if request.inventory is not None:
         from inference.sources.inventory import InventorySource
 
-        return InventorySource(request.inventory, _reader_of(store))
+        return InventorySource(request.inventory, reader_of(store))
     return store
 
 
-def _reader_of(store: ObjectStore) -> ObjectReader:
+def reader_of(store: ObjectStore) -> ObjectReader:
+    """Return what looks up and reads single objects of a store, such as a manifest."""
     from inference.stores.s3 import S3Store
     from inference.stores.s3_objects import S3Objects
 

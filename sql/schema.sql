@@ -95,7 +95,8 @@ CREATE FUNCTION nightlabel.count_forgettable(wanted_bucket text, wanted_prefix t
     )
     SELECT
         (SELECT count(*) FROM found),
-        (SELECT count(*) FROM nightlabel.object AS o WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix),
+        (SELECT count(*) FROM nightlabel.object AS o WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix)
+            + nightlabel.count_other_keys(wanted_bucket, wanted_prefix),
         (SELECT count(*) FROM found JOIN nightlabel.outcome AS o USING (image_id)),
         (SELECT coalesce(sum(c.refs), 0)::bigint FROM nightlabel.forgettable_chunks(wanted_bucket, wanted_prefix) AS c),
         (
@@ -153,6 +154,13 @@ BEGIN
         ' FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_deleted_labels()', ledger
     );
 END
+$$;
+
+CREATE FUNCTION nightlabel.count_other_keys(wanted_bucket text, wanted_prefix text) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    SELECT count(*) FROM nightlabel.golden_image AS g WHERE g.bucket = wanted_bucket AND g.object_key ^@ wanted_prefix
 $$;
 
 CREATE FUNCTION nightlabel.count_updated_labels() RETURNS trigger
@@ -274,6 +282,25 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION nightlabel.forget_flips(wanted_bucket text, wanted_prefix text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    UPDATE nightlabel.gate_check AS c
+    SET flips = coalesce(
+        (
+            SELECT jsonb_agg(f.flip ORDER BY f.place)
+            FROM jsonb_array_elements(c.flips) WITH ORDINALITY AS f (flip, place)
+            WHERE NOT (f.flip ->> 'bucket' = wanted_bucket AND (f.flip ->> 'object_key') ^@ wanted_prefix)
+        ),
+        '[]'::jsonb
+    )
+    WHERE EXISTS (
+        SELECT FROM jsonb_array_elements(c.flips) AS f (flip)
+        WHERE f.flip ->> 'bucket' = wanted_bucket AND (f.flip ->> 'object_key') ^@ wanted_prefix
+    )
+$$;
+
 CREATE FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
@@ -379,6 +406,7 @@ CREATE FUNCTION nightlabel.forget_names(id uuid, wanted_bucket text, wanted_pref
     AS $$
 DECLARE
     deleted_objects bigint;
+    deleted_others bigint;
     deleted_listings bigint;
     changed_runs bigint;
     address text := 's3://' || wanted_bucket || '/' || wanted_prefix;
@@ -388,6 +416,8 @@ BEGIN
     WHERE o.bucket = wanted_bucket AND o.object_key ^@ wanted_prefix
         AND NOT EXISTS (SELECT FROM nightlabel.image AS i WHERE i.image_id = o.image_id);
     GET DIAGNOSTICS deleted_objects = ROW_COUNT;
+    deleted_others := nightlabel.forget_other_keys(wanted_bucket, wanted_prefix);
+    PERFORM nightlabel.forget_flips(wanted_bucket, wanted_prefix);
     DELETE FROM nightlabel.listing AS l
     WHERE l.bucket = wanted_bucket AND l.prefix ^@ wanted_prefix AND l.prefix <> '';
     GET DIAGNOSTICS deleted_listings = ROW_COUNT;
@@ -404,8 +434,22 @@ BEGIN
         OR (r.parameters ->> 'inventory') ^@ address;
     GET DIAGNOSTICS changed_runs = ROW_COUNT;
     UPDATE nightlabel.forgetting AS f
-    SET objects = f.objects + deleted_objects, listings = f.listings + deleted_listings, runs = f.runs + changed_runs
+    SET objects = f.objects + deleted_objects + deleted_others, listings = f.listings + deleted_listings,
+        runs = f.runs + changed_runs
     WHERE f.forgetting_id = id;
+END
+$$;
+
+CREATE FUNCTION nightlabel.forget_other_keys(wanted_bucket text, wanted_prefix text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    deleted bigint;
+BEGIN
+    DELETE FROM nightlabel.golden_image AS g WHERE g.bucket = wanted_bucket AND g.object_key ^@ wanted_prefix;
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN deleted;
 END
 $$;
 
@@ -550,6 +594,11 @@ CREATE TABLE nightlabel.model_alias (
     valid_to timestamp with time zone,
     changed_by text DEFAULT SESSION_USER NOT NULL,
     reason text NOT NULL,
+    check_id bigint,
+    is_forced boolean DEFAULT false NOT NULL,
+    approved_by text,
+    ended_by text,
+    ended_reason text,
     CONSTRAINT model_alias_check CHECK ((valid_to >= valid_from))
 );
 
@@ -566,6 +615,16 @@ COMMENT ON COLUMN nightlabel.model_alias.valid_to IS 'End of the span; null whil
 COMMENT ON COLUMN nightlabel.model_alias.changed_by IS 'Database user who moved the alias.';
 
 COMMENT ON COLUMN nightlabel.model_alias.reason IS 'Why it was moved, in words.';
+
+COMMENT ON COLUMN nightlabel.model_alias.check_id IS 'The check that let it be promoted; null where none was needed, or where it was forced without one.';
+
+COMMENT ON COLUMN nightlabel.model_alias.is_forced IS 'Whether somebody overrode the gate; reason says why.';
+
+COMMENT ON COLUMN nightlabel.model_alias.approved_by IS 'Who said yes in Airflow; null where the login of changed_by did it by hand.';
+
+COMMENT ON COLUMN nightlabel.model_alias.ended_by IS 'Database user who moved the alias on, or took it away; null while it holds, and for spans from before this was noted.';
+
+COMMENT ON COLUMN nightlabel.model_alias.ended_reason IS 'Why, in words; likewise.';
 
 CREATE TABLE nightlabel.object (
     bucket text NOT NULL COLLATE pg_catalog."C",
@@ -877,6 +936,210 @@ COMMENT ON COLUMN nightlabel.forgetting.listings IS 'Listings of prefixes within
 
 COMMENT ON COLUMN nightlabel.forgetting.runs IS 'Runs whose prefix, or address of a manifest, was taken out.';
 
+CREATE TABLE nightlabel.gate_check (
+    check_id bigint NOT NULL,
+    model_id integer NOT NULL,
+    production_model_id integer,
+    checked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    checked_by text DEFAULT SESSION_USER NOT NULL,
+    verdict text NOT NULL,
+    reasons jsonb NOT NULL,
+    thresholds jsonb NOT NULL,
+    model_sha256 text NOT NULL,
+    golden_set text NOT NULL,
+    golden_sha256 text NOT NULL,
+    golden_images bigint NOT NULL,
+    golden_unreadable bigint NOT NULL,
+    top1 double precision,
+    top5 double precision,
+    right_score double precision,
+    production_top1 double precision,
+    production_top5 double precision,
+    production_right_score double precision,
+    only_production_right bigint,
+    only_candidate_right bigint,
+    loss double precision,
+    loss_bound double precision,
+    golden_agreement double precision,
+    recent_days integer NOT NULL,
+    recent_images bigint NOT NULL,
+    recent_unreadable bigint NOT NULL,
+    recent_agreement double precision,
+    score_shift double precision,
+    engine text NOT NULL,
+    images_per_second double precision,
+    production_images_per_second double precision,
+    label_shifts jsonb NOT NULL,
+    flips jsonb NOT NULL,
+    CONSTRAINT gate_check_golden_images_check CHECK ((golden_images >= 0)),
+    CONSTRAINT gate_check_golden_unreadable_check CHECK ((golden_unreadable >= 0)),
+    CONSTRAINT gate_check_recent_days_check CHECK ((recent_days >= 0)),
+    CONSTRAINT gate_check_recent_images_check CHECK ((recent_images >= 0)),
+    CONSTRAINT gate_check_recent_unreadable_check CHECK ((recent_unreadable >= 0)),
+    CONSTRAINT gate_check_verdict_check CHECK ((verdict = ANY (ARRAY['passed'::text, 'failed'::text])))
+);
+
+COMMENT ON TABLE nightlabel.gate_check IS 'Every check of a candidate against the golden set and production: what was found, and the verdict.';
+
+COMMENT ON COLUMN nightlabel.gate_check.check_id IS 'Number of the check; later ones have higher numbers.';
+
+COMMENT ON COLUMN nightlabel.gate_check.model_id IS 'The candidate.';
+
+COMMENT ON COLUMN nightlabel.gate_check.production_model_id IS 'What was production then; null if nothing was.';
+
+COMMENT ON COLUMN nightlabel.gate_check.checked_at IS 'When it ended.';
+
+COMMENT ON COLUMN nightlabel.gate_check.checked_by IS 'The login that recorded it.';
+
+COMMENT ON COLUMN nightlabel.gate_check.verdict IS 'passed or failed; only a check that passed lets a model be promoted without force.';
+
+COMMENT ON COLUMN nightlabel.gate_check.reasons IS 'Every threshold that was missed: {"threshold", "is_warning", "message"}; one that is no warning fails the check.';
+
+COMMENT ON COLUMN nightlabel.gate_check.thresholds IS 'The thresholds of that moment.';
+
+COMMENT ON COLUMN nightlabel.gate_check.model_sha256 IS 'SHA-256 over the candidate''s files, label map, preprocessing and artefacts as they were registered.';
+
+COMMENT ON COLUMN nightlabel.gate_check.golden_set IS 'Name of the golden set.';
+
+COMMENT ON COLUMN nightlabel.gate_check.golden_sha256 IS 'SHA-256 over the golden set as it was: another image or label in it makes the check one of the past.';
+
+COMMENT ON COLUMN nightlabel.gate_check.golden_images IS 'Golden images that were judged, by both models where there was a production model.';
+
+COMMENT ON COLUMN nightlabel.gate_check.golden_unreadable IS 'Golden images that were missing, overwritten or undecodable; they count for neither model.';
+
+COMMENT ON COLUMN nightlabel.gate_check.top1 IS 'Share of golden images whose best label by the candidate is right, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.gate_check.top5 IS 'Share with the right label among its best five.';
+
+COMMENT ON COLUMN nightlabel.gate_check.right_score IS 'Mean probability that the candidate gives the right label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.gate_check.production_top1 IS 'Likewise of production, on the same images.';
+
+COMMENT ON COLUMN nightlabel.gate_check.production_top5 IS 'Likewise of production, on the same images.';
+
+COMMENT ON COLUMN nightlabel.gate_check.production_right_score IS 'Likewise of production, on the same images.';
+
+COMMENT ON COLUMN nightlabel.gate_check.only_production_right IS 'Golden images that production labels rightly and the candidate wrongly.';
+
+COMMENT ON COLUMN nightlabel.gate_check.only_candidate_right IS 'The other way round.';
+
+COMMENT ON COLUMN nightlabel.gate_check.loss IS 'production_top1 - top1; negative when the candidate is better.';
+
+COMMENT ON COLUMN nightlabel.gate_check.loss_bound IS 'The largest that the loss may be in truth, at the confidence of the thresholds.';
+
+COMMENT ON COLUMN nightlabel.gate_check.golden_agreement IS 'Share of golden images that both models give the same label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.gate_check.recent_days IS 'Of how many days back production''s labels were sampled.';
+
+COMMENT ON COLUMN nightlabel.gate_check.recent_images IS 'Images of those days that both models labelled for the check.';
+
+COMMENT ON COLUMN nightlabel.gate_check.recent_unreadable IS 'Images among the sample that were gone, or could not be read any more.';
+
+COMMENT ON COLUMN nightlabel.gate_check.recent_agreement IS 'Share of recent images that both models give the same label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.gate_check.score_shift IS 'Mean probability of the candidate''s best label less that of production''s, over every image that both labelled.';
+
+COMMENT ON COLUMN nightlabel.gate_check.engine IS 'What executed both models.';
+
+COMMENT ON COLUMN nightlabel.gate_check.images_per_second IS 'Images per second of the candidate''s engine alone, decoding left out.';
+
+COMMENT ON COLUMN nightlabel.gate_check.production_images_per_second IS 'Likewise of production, on the same images and machine.';
+
+COMMENT ON COLUMN nightlabel.gate_check.label_shifts IS 'Which label of production became which of the candidate, the most frequent first: {"from_label_id", "from_label", "to_label_id", "to_label", "images"}.';
+
+COMMENT ON COLUMN nightlabel.gate_check.flips IS 'Images that the models label differently, some of them; model_check_flip shows them. Those that are forgotten are taken out.';
+
+ALTER TABLE nightlabel.gate_check ALTER COLUMN check_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME nightlabel.gate_check_check_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE nightlabel.gate_threshold (
+    model_name text NOT NULL,
+    golden_set text DEFAULT 'default'::text NOT NULL,
+    min_golden_images integer DEFAULT 150 NOT NULL,
+    max_unreadable double precision DEFAULT 0.05 NOT NULL,
+    min_top1 double precision DEFAULT 0.5 NOT NULL,
+    max_loss double precision DEFAULT 0.02 NOT NULL,
+    confidence double precision DEFAULT 0.95 NOT NULL,
+    min_compared_images integer DEFAULT 50 NOT NULL,
+    min_agreement double precision DEFAULT 0.6 NOT NULL,
+    max_slowdown double precision DEFAULT 0.5 NOT NULL,
+    changed_by text DEFAULT SESSION_USER NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    reason text NOT NULL,
+    CONSTRAINT gate_threshold_confidence_check CHECK (((confidence >= (0.5)::double precision) AND (confidence < (1)::double precision))),
+    CONSTRAINT gate_threshold_max_loss_check CHECK (((max_loss > (0)::double precision) AND (max_loss < (1)::double precision))),
+    CONSTRAINT gate_threshold_max_slowdown_check CHECK (((max_slowdown >= (0)::double precision) AND (max_slowdown < (1)::double precision))),
+    CONSTRAINT gate_threshold_max_unreadable_check CHECK (((max_unreadable >= (0)::double precision) AND (max_unreadable < (1)::double precision))),
+    CONSTRAINT gate_threshold_min_agreement_check CHECK (((min_agreement >= (0)::double precision) AND (min_agreement <= (1)::double precision))),
+    CONSTRAINT gate_threshold_min_compared_images_check CHECK ((min_compared_images >= 1)),
+    CONSTRAINT gate_threshold_min_golden_images_check CHECK ((min_golden_images >= 0)),
+    CONSTRAINT gate_threshold_min_top1_check CHECK (((min_top1 >= (0)::double precision) AND (min_top1 <= (1)::double precision)))
+);
+
+COMMENT ON TABLE nightlabel.gate_threshold IS 'What a candidate has to reach, by the name of its model; the row * is for models without a row of their own.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.model_name IS 'Name of the model, whatever its version; * for every other.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.golden_set IS 'The golden set that judges it.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.min_golden_images IS 'From how many golden images on top-1 is judged; fewer fail the check. 0: no golden set is needed.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.max_unreadable IS 'Largest share of the golden set that may be missing, overwritten or undecodable, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.min_top1 IS 'Least share of golden images whose best label is right, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.max_loss IS 'How much lower than production''s the candidate''s top-1 may be, as a share: 0.02 is 2 points. What has to be below it is not the loss that was measured but the largest that it may be in truth.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.confidence IS 'How sure that is: a model that loses max_loss or more passes in one case of 1/(1 - confidence).';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.min_compared_images IS 'From how many images on, golden ones or those of the last days, agreement is judged; fewer of both fail the check.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.min_agreement IS 'Least share of images that candidate and production give the same label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.max_slowdown IS 'Share of production''s images per second that may be lost, 0 to 1; more is a warning.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.changed_by IS 'The login that changed the row last.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.changed_at IS 'When it did.';
+
+COMMENT ON COLUMN nightlabel.gate_threshold.reason IS 'Why, in words.';
+
+CREATE TABLE nightlabel.golden_image (
+    golden_set text DEFAULT 'default'::text NOT NULL,
+    bucket text NOT NULL,
+    object_key text NOT NULL,
+    etag text NOT NULL,
+    label_id text NOT NULL,
+    origin text NOT NULL,
+    added_by text DEFAULT SESSION_USER NOT NULL,
+    added_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT golden_image_origin_check CHECK ((origin = ANY (ARRAY['csv'::text, 'review'::text])))
+);
+
+COMMENT ON TABLE nightlabel.golden_image IS 'Images whose right label is known, by golden set: what a candidate is judged on.';
+
+COMMENT ON COLUMN nightlabel.golden_image.golden_set IS 'Name of the set.';
+
+COMMENT ON COLUMN nightlabel.golden_image.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.golden_image.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.golden_image.etag IS 'ETag of the version that has this label, without quotes and without W/; another version is not judged.';
+
+COMMENT ON COLUMN nightlabel.golden_image.label_id IS 'Stable id of the right label.';
+
+COMMENT ON COLUMN nightlabel.golden_image.origin IS 'csv: loaded from a file. review: the label of a reviewer.';
+
+COMMENT ON COLUMN nightlabel.golden_image.added_by IS 'The login that gave the row as it is.';
+
+COMMENT ON COLUMN nightlabel.golden_image.added_at IS 'When it did.';
+
 CREATE VIEW nightlabel.label_by_prefix AS
  SELECT ((o.recorded_at AT TIME ZONE 'UTC'::text))::date AS day,
     i.bucket,
@@ -1181,6 +1444,211 @@ COMMENT ON COLUMN nightlabel.manifest_chunk.etag IS 'Their ETags, without quotes
 COMMENT ON COLUMN nightlabel.manifest_chunk.size_bytes IS 'Their sizes.';
 
 COMMENT ON COLUMN nightlabel.manifest_chunk.prior_attempts IS 'Attempts that the ledger held when planned; above 0 for a dead letter that is tried again.';
+
+CREATE VIEW nightlabel.model_alias_history AS
+ SELECT a.alias,
+    m.name AS model_name,
+    m.version AS model_version,
+    a.valid_from,
+    a.valid_to,
+    a.changed_by,
+    a.approved_by,
+    a.reason,
+    a.is_forced,
+    a.check_id,
+    a.ended_by,
+    a.ended_reason
+   FROM (nightlabel.model_alias a
+     JOIN nightlabel.model m ON ((m.model_id = a.model_id)));
+
+COMMENT ON VIEW nightlabel.model_alias_history IS 'One row per alias and span in which it named one model version: who moved it there, when, why, and by which check.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.alias IS 'production, candidate or shadow.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.model_name IS 'Name of the model that it named.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.valid_from IS 'Start of the span.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.valid_to IS 'End of the span; null while the alias names this version.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.changed_by IS 'Database user who moved the alias there.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.approved_by IS 'Who said yes in Airflow; null where the login of changed_by did it by hand.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.reason IS 'Why it was moved, in words.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.is_forced IS 'Whether somebody overrode the gate.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.check_id IS 'The check that the promotion rests on; see model_check.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.ended_by IS 'Database user who moved the alias on or took it away; null while it holds.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.ended_reason IS 'Why, in words; null while it holds.';
+
+CREATE VIEW nightlabel.model_check AS
+ SELECT c.check_id,
+    m.name AS model_name,
+    m.version AS model_version,
+    p.name AS production_name,
+    p.version AS production_version,
+    c.checked_at,
+    c.checked_by,
+    c.verdict,
+    ARRAY( SELECT (r.reason ->> 'threshold'::text)
+           FROM jsonb_array_elements(c.reasons) WITH ORDINALITY r(reason, place)
+          WHERE (NOT ((r.reason ->> 'is_warning'::text))::boolean)
+          ORDER BY r.place) AS stopped_by,
+    ARRAY( SELECT (r.reason ->> 'message'::text)
+           FROM jsonb_array_elements(c.reasons) WITH ORDINALITY r(reason, place)
+          ORDER BY r.place) AS messages,
+    c.golden_set,
+    c.golden_images,
+    c.golden_unreadable,
+    c.top1,
+    c.top5,
+    c.right_score,
+    c.production_top1,
+    c.production_top5,
+    c.production_right_score,
+    c.only_production_right,
+    c.only_candidate_right,
+    c.loss,
+    c.loss_bound,
+    c.golden_agreement,
+    c.recent_days,
+    c.recent_images,
+    c.recent_unreadable,
+    c.recent_agreement,
+    c.score_shift,
+    c.engine,
+    c.images_per_second,
+    c.production_images_per_second,
+    c.thresholds,
+    c.label_shifts
+   FROM ((nightlabel.gate_check c
+     JOIN nightlabel.model m ON ((m.model_id = c.model_id)))
+     LEFT JOIN nightlabel.model p ON ((p.model_id = c.production_model_id)));
+
+COMMENT ON VIEW nightlabel.model_check IS 'One row per check of a candidate by the golden set and beside production: what was found, and the verdict.';
+
+COMMENT ON COLUMN nightlabel.model_check.check_id IS 'Number of the check; later ones have higher numbers.';
+
+COMMENT ON COLUMN nightlabel.model_check.model_name IS 'Name of the candidate.';
+
+COMMENT ON COLUMN nightlabel.model_check.model_version IS 'Version of the candidate.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_name IS 'Name of what was production then; null if nothing was.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.model_check.checked_at IS 'When the check ended.';
+
+COMMENT ON COLUMN nightlabel.model_check.checked_by IS 'Database user who recorded it.';
+
+COMMENT ON COLUMN nightlabel.model_check.verdict IS 'passed or failed.';
+
+COMMENT ON COLUMN nightlabel.model_check.stopped_by IS 'The thresholds that failed it; empty when it passed.';
+
+COMMENT ON COLUMN nightlabel.model_check.messages IS 'What was missed, a sentence each, warnings too.';
+
+COMMENT ON COLUMN nightlabel.model_check.golden_set IS 'Name of the golden set.';
+
+COMMENT ON COLUMN nightlabel.model_check.golden_images IS 'Golden images that were judged, by both models where there was a production model.';
+
+COMMENT ON COLUMN nightlabel.model_check.golden_unreadable IS 'Golden images that were missing, overwritten or undecodable.';
+
+COMMENT ON COLUMN nightlabel.model_check.top1 IS 'Share of golden images whose best label by the candidate is right, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.model_check.top5 IS 'Share with the right label among its best five.';
+
+COMMENT ON COLUMN nightlabel.model_check.right_score IS 'Mean probability that the candidate gives the right label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_top1 IS 'Likewise of production, on the same images.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_top5 IS 'Likewise of production, on the same images.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_right_score IS 'Likewise of production, on the same images.';
+
+COMMENT ON COLUMN nightlabel.model_check.only_production_right IS 'Golden images that production labels rightly and the candidate wrongly.';
+
+COMMENT ON COLUMN nightlabel.model_check.only_candidate_right IS 'The other way round.';
+
+COMMENT ON COLUMN nightlabel.model_check.loss IS 'production_top1 - top1; negative when the candidate is better.';
+
+COMMENT ON COLUMN nightlabel.model_check.loss_bound IS 'The largest that the loss may be in truth, at the confidence of the thresholds.';
+
+COMMENT ON COLUMN nightlabel.model_check.golden_agreement IS 'Share of golden images that both models give the same label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.model_check.recent_days IS 'Of how many days back production''s labels were sampled.';
+
+COMMENT ON COLUMN nightlabel.model_check.recent_images IS 'Images of those days that both models labelled for the check.';
+
+COMMENT ON COLUMN nightlabel.model_check.recent_unreadable IS 'Images among the sample that were gone, or could not be read any more.';
+
+COMMENT ON COLUMN nightlabel.model_check.recent_agreement IS 'Share of recent images that both models give the same label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.model_check.score_shift IS 'Mean probability of the candidate''s best label less that of production''s.';
+
+COMMENT ON COLUMN nightlabel.model_check.engine IS 'What executed both models.';
+
+COMMENT ON COLUMN nightlabel.model_check.images_per_second IS 'Images per second of the candidate''s engine alone, decoding left out.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_images_per_second IS 'Likewise of production, on the same machine.';
+
+COMMENT ON COLUMN nightlabel.model_check.thresholds IS 'The thresholds of that moment, by name.';
+
+COMMENT ON COLUMN nightlabel.model_check.label_shifts IS 'Which label of production became which of the candidate on how many images, the most frequent first.';
+
+CREATE VIEW nightlabel.model_check_flip AS
+ SELECT c.check_id,
+    m.name AS model_name,
+    m.version AS model_version,
+    (f.flip ->> 'bucket'::text) AS bucket,
+    (f.flip ->> 'object_key'::text) AS object_key,
+    (f.flip ->> 'etag'::text) AS etag,
+    ((f.flip ->> 'is_golden'::text))::boolean AS is_golden,
+    (f.flip ->> 'right_label_id'::text) AS right_label_id,
+    (f.flip ->> 'from_label'::text) AS from_label,
+    (f.flip ->> 'from_label_id'::text) AS from_label_id,
+    ((f.flip ->> 'from_score'::text))::real AS from_score,
+    (f.flip ->> 'to_label'::text) AS to_label,
+    (f.flip ->> 'to_label_id'::text) AS to_label_id,
+    ((f.flip ->> 'to_score'::text))::real AS to_score
+   FROM ((nightlabel.gate_check c
+     JOIN nightlabel.model m ON ((m.model_id = c.model_id)))
+     CROSS JOIN LATERAL jsonb_array_elements(c.flips) f(flip));
+
+COMMENT ON VIEW nightlabel.model_check_flip IS 'One row per check and image that the candidate labels differently from production; at most 100 of a check.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.check_id IS 'The check; see model_check.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.model_name IS 'Name of the candidate.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.model_version IS 'Version of the candidate.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.etag IS 'ETag of the version that was looked at, without quotes.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.is_golden IS 'Whether it is of the golden set, and not of the last days.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.right_label_id IS 'Id of the right label of a golden image; null for others.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.from_label IS 'Label that production gives it.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.from_label_id IS 'Stable id of that label.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.from_score IS 'Probability of that label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.to_label IS 'Label that the candidate gives it.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.to_label_id IS 'Stable id of that label.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.to_score IS 'Probability of that label, 0 to 1.';
 
 ALTER TABLE nightlabel.model ALTER COLUMN model_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME nightlabel.model_model_id_seq
@@ -1653,6 +2121,15 @@ ALTER TABLE ONLY nightlabel.dropped_model
 ALTER TABLE ONLY nightlabel.forgetting
     ADD CONSTRAINT forgetting_pkey PRIMARY KEY (forgetting_id);
 
+ALTER TABLE ONLY nightlabel.gate_check
+    ADD CONSTRAINT gate_check_pkey PRIMARY KEY (check_id);
+
+ALTER TABLE ONLY nightlabel.gate_threshold
+    ADD CONSTRAINT gate_threshold_pkey PRIMARY KEY (model_name);
+
+ALTER TABLE ONLY nightlabel.golden_image
+    ADD CONSTRAINT golden_image_pkey PRIMARY KEY (golden_set, bucket, object_key);
+
 ALTER TABLE ONLY nightlabel.image
     ADD CONSTRAINT image_pkey PRIMARY KEY (image_id);
 
@@ -1700,6 +2177,8 @@ ALTER TABLE ONLY nightlabel.view_file
 
 CREATE UNIQUE INDEX forgetting_unfinished ON nightlabel.forgetting USING btree (bucket, prefix_sha256) WHERE (finished_at IS NULL);
 
+CREATE INDEX gate_check_model ON nightlabel.gate_check USING btree (model_id, check_id);
+
 CREATE INDEX image_etag_md5 ON nightlabel.image USING hash (etag) WHERE is_etag_md5;
 
 CREATE UNIQUE INDEX model_alias_current ON nightlabel.model_alias USING btree (alias) WHERE (valid_to IS NULL);
@@ -1719,6 +2198,12 @@ CREATE TRIGGER count_deleted_labels AFTER DELETE ON nightlabel.outcome REFERENCI
 CREATE TRIGGER count_inserted_labels AFTER INSERT ON nightlabel.outcome REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_inserted_labels();
 
 CREATE TRIGGER count_updated_labels AFTER UPDATE ON nightlabel.outcome REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION nightlabel.count_updated_labels();
+
+ALTER TABLE ONLY nightlabel.gate_check
+    ADD CONSTRAINT gate_check_model_id_fkey FOREIGN KEY (model_id) REFERENCES nightlabel.model(model_id);
+
+ALTER TABLE ONLY nightlabel.gate_check
+    ADD CONSTRAINT gate_check_production_model_id_fkey FOREIGN KEY (production_model_id) REFERENCES nightlabel.model(model_id);
 
 ALTER TABLE ONLY nightlabel.model_alias
     ADD CONSTRAINT model_alias_model_id_fkey FOREIGN KEY (model_id) REFERENCES nightlabel.model(model_id);
@@ -1748,6 +2233,8 @@ REVOKE ALL ON FUNCTION nightlabel.count_inserted_labels() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION nightlabel.count_labels_of(ledger regclass) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION nightlabel.count_other_keys(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION nightlabel.count_updated_labels() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION nightlabel.drop_old_manifests(older_than interval) FROM PUBLIC;
@@ -1758,11 +2245,15 @@ REVOKE ALL ON FUNCTION nightlabel.finish_forgetting(id uuid, wanted_bucket text,
 REVOKE ALL ON FUNCTION nightlabel.fold_label_counts() FROM PUBLIC;
 GRANT ALL ON FUNCTION nightlabel.fold_label_counts() TO nightlabel_writer;
 
+REVOKE ALL ON FUNCTION nightlabel.forget_flips(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION nightlabel.forget_in_chunk(id uuid, wanted_bucket text, wanted_prefix text, in_run uuid, in_plan integer, in_shard integer, in_chunk integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION nightlabel.forget_names(id uuid, wanted_bucket text, wanted_prefix text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.forget_other_keys(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION nightlabel.forgettable_chunks(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
 
@@ -1780,7 +2271,7 @@ GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.image TO nightlabel_writer;
 
 GRANT SELECT,INSERT ON TABLE nightlabel.model TO nightlabel_writer;
 
-GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.model_alias TO nightlabel_writer;
+GRANT SELECT ON TABLE nightlabel.model_alias TO nightlabel_writer;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.object TO nightlabel_writer;
 
@@ -1798,6 +2289,12 @@ GRANT SELECT ON TABLE nightlabel.dropped_model TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.duplicate_content TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.duplicate_content TO nightlabel_writer;
+
+GRANT SELECT,INSERT ON TABLE nightlabel.gate_check TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.gate_threshold TO nightlabel_writer;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.golden_image TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.label_by_prefix TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.label_by_prefix TO nightlabel_writer;
@@ -1820,6 +2317,15 @@ GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.listing TO nightlabel_writer;
 GRANT SELECT ON TABLE nightlabel.maintenance_position TO nightlabel_writer;
 
 GRANT SELECT,INSERT ON TABLE nightlabel.manifest_chunk TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.model_alias_history TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.model_alias_history TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.model_check TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.model_check TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.model_check_flip TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.model_check_flip TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.never_labelled TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.never_labelled TO nightlabel_writer;

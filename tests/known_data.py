@@ -45,6 +45,8 @@ PROMOTED_AT = {
     ModelId("tiny", "2"): FIRST_NIGHT + timedelta(days=PROMOTION_NIGHT, hours=-6),
 }
 
+PROMOTED_BY = "an owner"
+
 LABELS = (
     ("tabby", "n02123045"),
     ("Egyptian cat", "n02124075"),
@@ -429,6 +431,25 @@ class World:
                 )
         return rows
 
+    def model_alias_history(self) -> list[Row]:
+        line = sorted(PROMOTED_AT, key=lambda model: PROMOTED_AT[model])
+        return [
+            {
+                "alias": "production",
+                **of_model(model),
+                "valid_from": PROMOTED_AT[model],
+                "valid_to": PROMOTED_AT[later] if later else None,
+                "changed_by": PROMOTED_BY,
+                "approved_by": None,
+                "reason": "known data",
+                "is_forced": False,
+                "check_id": None,
+                "ended_by": PROMOTED_BY if later else None,
+                "ended_reason": "known data" if later else None,
+            }
+            for model, later in zip(line, [*line[1:], None], strict=True)
+        ]
+
 
 STAGES = ("fetch", "decode", "predict", "write")
 VIEWS = (
@@ -443,6 +464,7 @@ VIEWS = (
     "run_cost",
     "never_labelled",
     "duplicate_content",
+    "model_alias_history",
 )
 """What analysts may read; each is a method of `World`."""
 
@@ -710,10 +732,13 @@ def load(known: World, url: str) -> None:
         line = sorted(PROMOTED_AT, key=lambda model: PROMOTED_AT[model])
         for model, later in zip(line, [*line[1:], None], strict=True):
             connection.execute(
-                "INSERT INTO nightlabel.model_alias (alias, model_id, valid_from, valid_to, reason) "
-                "VALUES ('production', %s, %s, %s, 'known data')",
-                [ids[model], PROMOTED_AT[model], PROMOTED_AT[later] if later else None],
-            )
+                "INSERT INTO nightlabel.model_alias (alias, model_id, valid_from, valid_to, reason, changed_by, "
+                "ended_by, ended_reason) VALUES ('production', %s, %s, %s, 'known data', %s, %s, %s)",
+                [
+                    ids[model], PROMOTED_AT[model], PROMOTED_AT[later] if later else None, PROMOTED_BY,
+                    PROMOTED_BY if later else None, "known data" if later else None,
+                ],
+            )  # fmt: skip
         cursor = connection.cursor()
         cursor.executemany(
             "INSERT INTO nightlabel.image (image_id, bucket, object_key, etag, size_bytes, last_modified, "

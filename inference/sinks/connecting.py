@@ -134,7 +134,8 @@ def translated(error: psycopg.Error, where: str) -> InferenceError:
     if state == "42501" or "permission denied" in reason:
         return SinkCredentialsError(
             f"the user of the results database at {where} lacks a right ({reason}); make it a member of "
-            "nightlabel_writer, of nightlabel_owner to migrate, maintain or forget, or of nightlabel_reader to export"
+            "nightlabel_writer, of nightlabel_owner to migrate, maintain, forget or promote, or of nightlabel_reader "
+            "to export"
         )
     if state == "3D000" or re.search(r'database ".*" does not exist', reason):
         return SchemaMissingError(

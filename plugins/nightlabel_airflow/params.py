@@ -141,3 +141,85 @@ def limit_params(*, max_dead_ratio: float) -> dict[str, Param]:
             description="The share is judged from this many classified images on.",
         ),
     }
+
+
+def text(section: str, description: str, *, longest: int = 1_000, pattern: str = WITHOUT_NUL) -> Param:
+    """Return a parameter that is text, or empty."""
+    return Param("", type="string", maxLength=longest, pattern=pattern, section=section, description=description)
+
+
+def model_params(which: str, images: str) -> dict[str, Param]:
+    """Return the parameters that say which model is registered, and how.
+
+    Args:
+        which: Section of what names the model.
+        images: Section of how it wants its images.
+    """
+
+    def number(kind: str, description: str, **bounds: float) -> Param:
+        return Param(None, type=["null", kind], section=images, description=description, **bounds)
+
+    return {
+        "source": text(
+            which,
+            "A TensorFlow Hub or Kaggle handle, or the address of a SavedModel's folder or archive, a .keras or a "
+            ".tflite file. Empty: take the model that is registered already.",
+            longest=2_048,
+        ),
+        "name": text(which, "Name of the model: letters, digits, dot, dash and underscore.", longest=128),
+        "version": text(which, "Its version; another precision or preprocessing is another version.", longest=128),
+        "labels": text(
+            which,
+            "imagenet, or the address of a file: CSV with label id and name, or a name on each line. Empty: as the "
+            "family says.",
+            longest=2_048,
+        ),
+        "licence": text(which, "Licence of the weights. Empty: not stated.", longest=200),
+        "sha256": text(
+            which,
+            "What the source's SHA-256 has to be, in hexadecimal digits. Empty: not compared.",
+            longest=64,
+            pattern="^([0-9a-fA-F]{64})?$",
+        ),
+        "int8": Param(
+            False,
+            type="boolean",
+            section=which,
+            description="Quantise it: weights and activations of 8 bits.",
+        ),
+        "family": text(
+            images, "Known family whose preprocessing it has, such as efficientnet-lite. Empty: as below.", longest=100
+        ),
+        "input_height": number("integer", "Pixels. Empty: as the model or the family says.", minimum=1, maximum=4_096),
+        "input_width": number("integer", "Pixels. Empty: as the model or the family says.", minimum=1, maximum=4_096),
+        "crop_fraction": number(
+            "number",
+            "Side of the centre crop, as a fraction of the shorter side. Empty: as the family says.",
+            exclusiveMinimum=0,
+            maximum=1,
+        ),
+        "resize_filter": Param(
+            "",
+            type="string",
+            enum=["", "bilinear", "bicubic", "lanczos", "nearest"],
+            section=images,
+            description="Filter of the resize. Empty: as the family says.",
+        ),
+        "input_mean": number(
+            "number",
+            "A pixel, 0 to 255, enters as (pixel - mean) / scale. Empty: as the family says.",
+            minimum=-100_000,
+            maximum=100_000,
+        ),
+        "input_scale": number("number", "See there.", exclusiveMinimum=0, maximum=100_000),
+        "output": Param(
+            "",
+            type="string",
+            enum=["", "logits", "probabilities"],
+            section=images,
+            description="What the model answers. Empty: as the family says.",
+        ),
+        "background_columns": number(
+            "integer", "Leading output columns without a label. Empty: as the family says.", minimum=0, maximum=1_000
+        ),
+    }

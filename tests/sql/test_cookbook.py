@@ -508,6 +508,22 @@ def backlog_after_promotion(world: World, given: Given) -> Answer:
     return sorted(rows, key=lambda row: (-row[2], row[:2]))
 
 
+@answers
+def history_of_production(world: World, given: Given) -> Answer:
+    rows = []
+    for span in newest([row for row in world.model_alias_history() if row["alias"] == given["alias"]], "valid_from"):
+        runs = [
+            run
+            for run in world.run_summary()
+            if model_of(run) == model_of(span)
+            and span["valid_from"] <= run["started_at"]
+            and (span["valid_to"] is None or run["started_at"] < span["valid_to"])
+        ]
+        facts = picked([span], "valid_from", "valid_to", "changed_by", "reason", "is_forced")[0]
+        rows.append((model_of(span), *facts, len(runs), sum(run["labelled"] for run in runs)))
+    return rows
+
+
 # The tests.
 
 
@@ -518,6 +534,7 @@ def examples(query: Query, world: World) -> list[Given]:
     for name, value in given.items():
         others = {
             "limit": ("1", "1000"),
+            "alias": ("candidate",),
             "days": ("1", "4", "14"),
             "until": ("2026-11-12", "2026-11-18", "2026-11-23"),
             "day": ("", "2026-11-02"),

@@ -30,6 +30,9 @@ from inference.errors import (
     SinkUnavailableError,
     StaleAttemptError,
 )
+from inference.gate import tables
+from inference.gate.comparing import compare
+from inference.gate.figures import Answer, Answers, GoldenImage
 from inference.settings import Settings
 from inference.sinks import forgetting
 from inference.types import (
@@ -38,7 +41,9 @@ from inference.types import (
     CopiedPrediction,
     ForgetRequest,
     Forgettable,
+    ImageRef,
     ListedObject,
+    ModelId,
     RunRequest,
     StageSeconds,
     key_of,
@@ -610,3 +615,37 @@ def test_the_command_asks_or_is_told_yes(planted: Ledger):
 
     again = command(settings, *where, "--whole-bucket", "--yes", "--json")
     assert json.loads(again.stdout)["objects"] == len(NEIGHBOURS)
+
+
+def judge(ledger: Ledger, *keys: str) -> None:
+    """Have a golden set of objects, and a check by it that found another label for each of them."""
+    tiny = ModelId("tiny", "1")
+    refs = [ImageRef(BUCKET, key, ETAGS[1] if key.startswith(PREFIX) else f"{key}-b", 100) for key in keys]
+    say = {
+        label: Answers(tiny, "litert", {ref.image_id: Answer(label, 0.9) for ref in refs}, {}) for label in LABELS[:2]
+    }
+    comparison = compare(*say.values(), golden=dict.fromkeys(refs, "n1"), recent=[], days=7, confidence=0.95)
+    with ledger.sink.asking() as connection:
+        images = [GoldenImage(ref.bucket, ref.key, ref.etag, "n1") for ref in refs]
+        tables.write_golden_images(connection, "default", images, origin="csv", replace=False)
+        tables.record_check(
+            connection,
+            comparison,
+            [],
+            thresholds=tables.read_thresholds(connection, "tiny"),
+            golden_set=tables.read_golden_set(connection, "default"),
+            model_sha256="0",
+        )
+
+
+def test_golden_images_and_what_checks_found_of_an_image_are_forgotten_too(planted: Ledger):
+    judge(planted, KEYS[0], KEYS[2], NEIGHBOURS[1])
+    assert traces(planted) >= {"golden_image.object_key", "golden_image.etag", "gate_check.flips"}
+    found = wiring.count_forgettable(REQUEST, settings=planted.settings)
+
+    assert (found.images, found.objects) == (6, 3 + 2), "a golden image counts as an object"
+    assert forget(planted) == dataclasses.replace(found, examples=())
+    assert traces(planted) == set()
+    for name in ("golden_image", "model_check_flip"):
+        assert planted.rows(f"SELECT object_key FROM nightlabel.{name}") == [{"object_key": NEIGHBOURS[1]}]
+    assert planted.rows("SELECT golden_images FROM nightlabel.model_check") == [{"golden_images": 3}]

@@ -142,7 +142,7 @@ def test_a_worker_can_do_its_work_with_the_writers_rights(ledger: Ledger, login)
     with PostgresSink(login("nightlabel_writer")) as sink:
         worker = Ledger(ledger.url, ledger.settings, sink)
         worker.work(worker.plan(listed("a"), listed("b")))
-        worker.register("second", "1", "candidate")
+        worker.register("second")
     assert set(ledger.latest()) == {"a", "b"}
 
 
@@ -157,6 +157,7 @@ def test_a_worker_can_do_its_work_with_the_writers_rights(ledger: Ledger, login)
         "CREATE TABLE public.mine (a int)",
         "ALTER TABLE nightlabel.outcome ADD COLUMN a int",
         "UPDATE nightlabel.model SET files = '{}'",
+        "UPDATE nightlabel.model_alias SET model_id = model_id",
         "UPDATE nightlabel.alembic_version SET version_num = '9'",
         "SELECT * FROM pg_authid",
     ],
