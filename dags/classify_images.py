@@ -34,7 +34,9 @@ bucket. Such a run labels what these show, and takes nothing for deleted.
 `[bucket_missing]`. `discover`: nothing was planned, and the line says what to change. `classify_on_…`: trouble with the
 store or the database, and a killed worker, is tried again five times; anything else is not worth it. Clear the task
 once the cause is gone: what was recorded is not computed again. `report`: shards are unfinished, or more images are
-dead than `max_dead_ratio` allows; once the cause is gone, the Dag `retry_dead_letters` tries these again.
+dead than `max_dead_ratio` allows; once the cause is gone, the Dag `retry_dead_letters` tries these again. With
+`quality_action` *fail* also: the labels are not like those of the 28 days before. Its log names those that moved, the
+view `run_drift` has the figures, and every outcome is recorded.
 """
 
 from __future__ import annotations
@@ -44,7 +46,14 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 from nightlabel_airflow.operators import DiscoverOperator
-from nightlabel_airflow.params import amount_params, how_params, limit_params, manifest_params, source_params
+from nightlabel_airflow.params import (
+    amount_params,
+    how_params,
+    limit_params,
+    manifest_params,
+    quality_params,
+    source_params,
+)
 from nightlabel_airflow.tasks import DEFAULT_ARGS, TASK_OF_DEVICE, label_tasks
 from nightlabel_airflow.timetables import schedule_from
 
@@ -70,6 +79,7 @@ with DAG(
         **amount_params(WHAT),
         **how_params(),
         **limit_params(max_dead_ratio=0.5),
+        **quality_params(os.environ),
     },
     default_args=DEFAULT_ARGS,
     doc_md=__doc__,

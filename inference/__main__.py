@@ -26,6 +26,7 @@ from inference.types import (
     Forgettable,
     MaintenanceRequest,
     RegistrationRequest,
+    ReviewRequest,
     RunRequest,
     RunSummary,
 )
@@ -33,6 +34,7 @@ from inference.types import (
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from inference.judging import Verdict
     from inference.models.manifest import Manifest
 
 COUNTS = ("already_done", "deferred", "labelled", "dead", "gone", "done_elsewhere", "unfinished")
@@ -109,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="do not list: take the objects of an S3 Inventory report, by the address of its manifest.json, "
         "s3://bucket/.../manifest.json",
+    )
+    classify.add_argument(
+        "--quality",
+        choices=("off", "warn", "fail"),
+        help="what labels do that are not like those of the nights before: nothing, a warning on standard error, or "
+        "exit status 1, with every outcome recorded (default: the setting NIGHTLABEL_QUALITY_ACTION)",
     )
     classify.set_defaults(command=_classify)
 
@@ -242,6 +250,8 @@ def _parser() -> argparse.ArgumentParser:
     forget.add_argument("--json", action="store_true", help="print the counts as a JSON object")
     forget.set_defaults(command=_forget)
 
+    _add_review(commands)
+
     models = commands.add_parser("models", help="show the registered models, and register others")
     model_commands = models.add_subparsers(title="commands", metavar="COMMAND", required=True)
     listing = model_commands.add_parser(
@@ -351,6 +361,58 @@ def _add_register(commands: Any) -> None:  # noqa: ANN401 - argparse does not na
     register.set_defaults(command=_register_model)
 
 
+def _add_review(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add what reviewers use."""
+    review = commands.add_parser("review", help="look at labels of a low score and correct them")
+    steps = review.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listing = steps.add_parser(
+        "list",
+        help="list labels that the model is unsure of and nobody has reviewed, the lowest score first",
+        description="List the objects whose present label has a low score and no review, the lowest first. A login of "
+        "nightlabel_reader is enough.",
+    )
+    listing.add_argument("--bucket", metavar="B", help="only of this bucket")
+    listing.add_argument("--prefix", default="", metavar="P", help="only keys that begin with this; any string")
+    listing.add_argument("--model", metavar="M", help="only labels by this model, NAME@VERSION")
+    listing.add_argument(
+        "--below", type=_share, metavar="S", help="only scores below this, at most 0.5 (default: NIGHTLABEL_LOW_SCORE)"
+    )
+    listing.add_argument("--limit", type=_whole(1), default=20, metavar="N", help="how many (default: %(default)s)")
+    listing.add_argument("--json", action="store_true", help="print a JSON object on each line")
+    listing.set_defaults(command=_list_reviews)
+    record = steps.add_parser(
+        "record",
+        help="record the right label of an object",
+        description="Record the label that a person gives to what an object holds now, and put it into the golden set. "
+        "Recorded again, the new label holds and the former one stays in the history. It takes a login of "
+        "nightlabel_writer, or one that may execute record_review.",
+    )
+    record.add_argument("--bucket", required=True, metavar="B", help="name of the bucket")
+    record.add_argument("--key", required=True, metavar="K", help="the key, as the views show it")
+    record.add_argument(
+        "--label", required=True, metavar="L", help="name or id of a label that the model knows; the id if names repeat"
+    )
+    record.add_argument("--reviewer", required=True, metavar="WHO", help="who looked at the image")
+    record.add_argument("--note", default="", metavar="TEXT", help="what there is to say about it")
+    record.add_argument("--etag", metavar="E", help="refuse unless this version is still there")
+    record.add_argument(
+        "--golden-set", default="default", metavar="NAME", help="the golden set that it goes to (default: %(default)s)"
+    )
+    record.add_argument("--json", action="store_true", help="print a JSON object")
+    record.set_defaults(command=_record_review)
+    export = steps.add_parser(
+        "export",
+        help="write every recorded review to a CSV, JSON Lines or Parquet file",
+        description="Write the view image_review, superseded reviews included, as `export` does.",
+    )
+    export.add_argument("-o", "--output", default="-", metavar="FILE", help="as of `export` (default: standard output)")
+    export.add_argument("--format", choices=("csv", "jsonl", "parquet"), help="instead of what the ending says")
+    export.add_argument("--bucket", metavar="B", help="only of this bucket")
+    export.add_argument("--prefix", metavar="P", help="only keys that begin with this; any string")
+    export.add_argument("--json", action="store_true", help="say what was written as a JSON object; not with -")
+    export.set_defaults(command=_export, view="image_review", label=None, since=None, until=None)
+
+
 def _add_run_options(parser: argparse.ArgumentParser, *, max_dead_ratio: float) -> None:
     """Add what every command that labels takes."""
     defaults = RunRequest(bucket="")
@@ -449,7 +511,12 @@ def _run(request: RunRequest, options: argparse.Namespace, settings: Settings) -
                 bar.total = total
                 bar.update(images)
 
-        result = wiring.classify(request, settings=settings, progress=advance)
+        rules = settings.quality_rules()
+        if getattr(options, "quality", None):
+            rules = dataclasses.replace(rules, action=options.quality)
+        result = wiring.classify(request, settings=settings, progress=advance, rules=rules)
+    if result.warning is not None:
+        sys.stderr.write(f"warning [{result.warning.code}]: {result.warning}\n")
     if result.problem is not None:
         _complain(result.problem, EXIT_FAILED, options)
     if result.summary is None:
@@ -463,7 +530,7 @@ def _run(request: RunRequest, options: argparse.Namespace, settings: Settings) -
             else (f"dry run with {result.plan.model}: " + ", ".join(f"{name} {value}" for name, value in plan.items()))
         )
         return EXIT_OK
-    _say(_summary_json(result.summary) if options.json else _summary_line(result.summary))
+    _say(_summary_json(result.summary, result.verdict) if options.json else _summary_line(result.summary))
     if isinstance(result.problem, RunInterruptedError):
         return EXIT_INTERRUPTED
     return EXIT_OK if result.problem is None else EXIT_FAILED
@@ -477,8 +544,12 @@ def _progress_bar(unit: str = "images") -> AbstractContextManager[tqdm[Any] | No
     return tqdm(unit=f" {unit}", dynamic_ncols=True, leave=False)
 
 
-def _summary_json(summary: RunSummary) -> str:
-    return json.dumps(dataclasses.asdict(summary), default=_as_json)
+def _summary_json(summary: RunSummary, verdict: Verdict | None) -> str:
+    quality = None
+    if verdict is not None:
+        found = dataclasses.asdict(verdict)
+        quality = {"verdict": found.pop("name"), **found}
+    return json.dumps({**dataclasses.asdict(summary), "quality": quality}, default=_as_json)
 
 
 def _as_json(value: object) -> str:
@@ -610,6 +681,49 @@ def _counts_line(counts: Forgettable) -> str:
         f"{counts.manifest_refs:,} refs in manifests, {counts.listings:,} listings, the names in {counts.runs:,} runs"
         f"{examples}"
     )
+
+
+def _list_reviews(options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+
+    queue = wiring.list_review_queue(
+        settings,
+        below=settings.low_score if options.below is None else options.below,
+        bucket=options.bucket,
+        prefix=options.prefix,
+        model=options.model,
+        limit=options.limit,
+    )
+    for image in queue:
+        if options.json:
+            _say(json.dumps(dataclasses.asdict(image), default=_as_json))
+            continue
+        named = zip(image.top_labels[:3], image.top_scores[:3], strict=False)
+        said = ", ".join(f"{label} {score:.2f}" for label, score in named)
+        _say(f"{image.score:.3f}\t{image.bucket}\t{image.object_key!r}\t{said}\t{image.etag}")
+    return EXIT_OK
+
+
+def _record_review(options: argparse.Namespace, settings: Settings) -> int:
+    from inference import wiring
+
+    request = ReviewRequest(
+        bucket=options.bucket,
+        key=options.key,
+        label=options.label,
+        reviewer=options.reviewer,
+        note=options.note,
+        etag=options.etag,
+        golden_set=options.golden_set,
+    )
+    number = wiring.record_review(settings, request)
+    _say(
+        json.dumps({"review_id": number, **dataclasses.asdict(request)})
+        if options.json
+        else f"review {number}: {request.key!r} of {request.bucket} is {request.label}; it is in the golden set "
+        f"{request.golden_set}"
+    )
+    return EXIT_OK
 
 
 def _list_models(options: argparse.Namespace, settings: Settings) -> int:

@@ -165,6 +165,12 @@ class ManifestError(ConfigurationError):
     code = "bad_manifest"
 
 
+class ReviewError(ConfigurationError):
+    """A reviewer's label cannot be recorded: there is nothing to review, or the model knows no such label."""
+
+    code = "bad_review"
+
+
 class OutputError(ConfigurationError):
     """What was asked for cannot be written where it was to go; nothing half written is left there."""
 
@@ -324,6 +330,12 @@ class TooManyDeadError(ShardError):
     """More dead letters than the run allows; their outcomes are written all the same."""
 
     code = "too_many_dead"
+
+
+class LabelsMovedError(ShardError):
+    """The labels of a run are not like those of the nights before; every outcome is recorded all the same."""
+
+    code = "labels_moved"
 
 
 class ShardsUnfinishedError(ShardError):

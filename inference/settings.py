@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference.errors import SettingsError
+from inference.types import QUALITY_THRESHOLDS, QualityAction, QualityRules
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Bytes: TypeAlias = Annotated[int, Field(ge=1, le=2**50)]
 Seconds: TypeAlias = Annotated[float, Field(ge=1, le=366 * 86_400)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65_535)]
 
 
@@ -161,6 +164,18 @@ class Settings(BaseSettings):
     outcome_retention_days: Count | None = None
     """Days after which outcomes of versions that no object holds any more are removed; the default keeps them."""
 
+    quality_action: QualityAction = "warn"
+    """What labels do that are not like those of the nights before: ``warn``, ``fail`` the report, or ``off``."""
+
+    quality_thresholds: str | None = None
+    """Thresholds that are not to be as delivered, ``js=0.15,score_drop=0.05`` (docs/watching-the-labels.md)."""
+
+    quality_history_days: Count = 28
+    """Days before a run with which its labels are compared."""
+
+    low_score: Share = 0.3
+    """Below this the score of a label counts as low."""
+
     api_host: str = "127.0.0.1"
     """Address that ``serve`` listens on; anything but loopback needs ``api_key``."""
 
@@ -176,6 +191,16 @@ class Settings(BaseSettings):
     api_max_images: Count = 64
     """Most images in one request of the REST API."""
 
+    @field_validator("quality_thresholds")
+    @classmethod
+    def _check_thresholds(cls, text: str | None) -> str | None:
+        _thresholds(text)
+        return text
+
+    def quality_rules(self) -> QualityRules:
+        """Return when a run's labels have moved, as the settings say."""
+        return replace(QualityRules(), action=self.quality_action, **_thresholds(self.quality_thresholds))
+
     def required_database_url(self) -> str:
         """Return the database's address.
 
@@ -188,6 +213,27 @@ class Settings(BaseSettings):
                 "postgresql://user:password@host:port/database"
             )
         return self.database_url.get_secret_value()
+
+
+def _thresholds(text: str | None) -> dict[str, Any]:
+    """Return the thresholds of a text such as ``js=0.15,min_images=500``.
+
+    Raises:
+        ValueError: a name that is none, or no number from 0 on.
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in (text or "").split(","))):
+        name, _, value = (side.strip() for side in part.partition("="))
+        if name not in (*QUALITY_THRESHOLDS, "min_images"):
+            raise ValueError(f"{name!r} is no threshold; there are {', '.join(QUALITY_THRESHOLDS)} and min_images")
+        try:
+            number = int(value) if name == "min_images" else float(value)
+        except ValueError:
+            number = -1
+        if not 0 <= number < float("inf"):
+            raise ValueError(f"{name} is {value!r}, which is no number from 0 on")
+        found[name] = number
+    return found
 
 
 def read_settings(**overrides: object) -> Settings:

@@ -613,3 +613,67 @@ class Forgettable:
     def is_nothing(self) -> bool:
         """Whether there is nothing at all."""
         return not any((self.images, self.objects, self.outcomes, self.manifest_refs, self.listings, self.runs))
+
+
+QualityAction: TypeAlias = Literal["off", "warn", "fail"]
+"""What labels that have moved do: nothing is looked at, it is said, or it fails the run's report."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRules:
+    """When a run's labels have moved. Each threshold is what is too little to care for, however sure it is."""
+
+    action: QualityAction = "warn"
+    min_images: int = 300
+    """Labels that the run, and the nights before together, must have to be judged."""
+    js: float = 0.1
+    """Jensen-Shannon distance of the label mixes, 0 to 1."""
+    psi: float = 0.1
+    """Population stability index of the label mixes, 0 and more."""
+    moved_share: float = 0.03
+    """Share of images with labels beyond what an ordinary night has of them, 0 to 1."""
+    low_score_rise: float = 0.03
+    """Rise of the share of low scores, 0 to 1."""
+    score_drop: float = 0.03
+    """Fall of the mean score, 0 to 1."""
+    dead_rise: float = 0.03
+    """Rise of the share of dead letters, 0 to 1."""
+
+
+QUALITY_THRESHOLDS: Final = ("js", "psi", "moved_share", "low_score_rise", "score_drop", "dead_rise")
+"""The thresholds of ``QualityRules``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRequest:
+    """The label that a person gives to what an object holds now."""
+
+    bucket: str
+    key: str
+    """As the views show it."""
+    label: str
+    """Name or id of a label of the model that labelled it."""
+    reviewer: str
+    note: str = ""
+    etag: str | None = None
+    """The version that was looked at; None for whichever is there."""
+    golden_set: str = "default"
+    """The golden set that the label goes to."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedImage:
+    """A row of ``review_queue``."""
+
+    bucket: str
+    object_key: str
+    etag: str
+    label: str
+    label_id: str
+    score: float
+    top_labels: list[str]
+    top_scores: list[float]
+    model_name: str
+    model_version: str
+    run_id: UUID
+    predicted_at: datetime

@@ -15,6 +15,7 @@ from uuid import UUID
 from inference.errors import (
     DeviceUnavailableError,
     InferenceError,
+    LabelsMovedError,
     ModelError,
     RunInterruptedError,
     SettingsError,
@@ -34,7 +35,10 @@ from inference.types import (
     MaintenanceRequest,
     ModelId,
     Plan,
+    QualityRules,
+    QueuedImage,
     RegistrationRequest,
+    ReviewRequest,
     RunRequest,
     RunSummary,
     ShardStats,
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     import boto3
 
     from inference.exporting import ExportRequest
+    from inference.judging import Verdict
     from inference.models.manifest import Manifest
     from inference.models.registry import RegisteredModel
     from inference.models.store import ModelStore
@@ -355,6 +360,49 @@ def finish_run(run_id: UUID, *, sink: PostgresSink) -> RunSummary:
     return sink.finish_run(run_id)
 
 
+def judge_run(
+    run_id: UUID, *, sink: PostgresSink, settings: Settings, rules: QualityRules | None = None
+) -> Verdict | None:
+    """Compare the labels of a run that has ended with those before it, record how they compare, and say it in the log.
+
+    Args:
+        run_id: The run; its books are closed.
+        sink: Where its outcomes are.
+        settings: What a low score is, how far back to look, and the rules if none are given.
+        rules: Thresholds, and what to do.
+
+    Returns:
+        What was found; None where the rules say ``off``.
+
+    Raises:
+        RunUnknownError: no such run.
+        SinkUnavailableError, SinkCredentialsError: it could not be judged, which changes nothing of the run.
+    """
+    rules = rules or settings.quality_rules()
+    if rules.action == "off":
+        return None
+    from inference.sinks import quality
+
+    with sink.asking() as connection:
+        verdict = quality.judge_run(
+            connection, run_id, rules, low_score=settings.low_score, days=settings.quality_history_days
+        )
+    if verdict.name == "not_judged":
+        logger.info("The labels were not judged: %s", verdict.reason)
+    elif verdict.name == "ordinary":
+        logger.info("The labels are like those of the %d runs before", verdict.nights)
+    return verdict
+
+
+def labels_moved(run_id: UUID, verdict: Verdict) -> LabelsMovedError:
+    """Return the error that says how a run's labels have moved."""
+    return LabelsMovedError(
+        f"the labels of run {run_id} are not like those of the {verdict.nights} runs of the model before it, "
+        f"{verdict.images_before:,} labels: {verdict.reason}. Every outcome is recorded and the run's books are whole; "
+        "run_drift has the figures, docs/watching-the-labels.md says what to do"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """How a run in this process ended."""
@@ -364,22 +412,32 @@ class RunResult:
     """None for a dry run."""
     problem: InferenceError | None
     """Why the run failed; None when it succeeded."""
+    verdict: Verdict | None = None
+    """How its labels compare with those before; None where that was not looked at."""
+    warning: InferenceError | None = None
+    """What somebody should look at though the run succeeded."""
 
 
 def classify(
-    request: RunRequest, *, settings: Settings, progress: Callable[[int, int], None] | None = None
+    request: RunRequest,
+    *,
+    settings: Settings,
+    progress: Callable[[int, int], None] | None = None,
+    rules: QualityRules | None = None,
 ) -> RunResult:
     """Run everything on this machine, as ``python -m inference classify`` does; shards in a process of their own.
 
     Args:
         request: What to do.
         settings: Database, model store, sizes and limits.
+        rules: When its labels are not like those before; None for the settings.
         progress: Called with the images of a batch that are through and the images to classify in all.
 
     Raises:
         InferenceError: nothing was planned, or the books could not be closed.
     """
     store = open_store(settings)
+    rules = rules or settings.quality_rules()
     with open_sink(settings) as sink, ShardWorker(settings) as worker:
         if not request.dry_run:
             worker.start()  # it gets ready while the store is listed
@@ -407,7 +465,24 @@ def classify(
         if problem is None and summary.state == "failed":
             reason = TooManyDeadError if summary.unfinished == 0 else ShardsUnfinishedError
             problem = reason(sink.read_message(plan.run_id))
-        return RunResult(plan, summary, problem)
+        if isinstance(problem, RunInterruptedError):
+            return RunResult(plan, summary, problem)  # whoever ends a run does not wait for more
+        verdict, doubt = _judged(plan.run_id, sink=sink, settings=settings, rules=rules)
+        if doubt is not None and problem is None and rules.action == "fail":
+            return RunResult(plan, summary, doubt, verdict)
+        return RunResult(plan, summary, problem, verdict, warning=doubt)
+
+
+def _judged(
+    run_id: UUID, *, sink: PostgresSink, settings: Settings, rules: QualityRules
+) -> tuple[Verdict | None, InferenceError | None]:
+    """Judge a run's labels; returns the verdict and what there is to say: that they moved, or cannot be judged."""
+    try:
+        verdict = judge_run(run_id, sink=sink, settings=settings, rules=rules)
+    except InferenceError as error:
+        return None, error
+    is_moved = verdict is not None and verdict.name == "moved"
+    return verdict, labels_moved(run_id, verdict) if is_moved and verdict is not None else None
 
 
 def _with_attempts(run: Callable[[], ShardStats]) -> ShardStats:
@@ -676,6 +751,52 @@ def forget(request: ForgetRequest, *, settings: Settings, progress: Callable[[in
 
     with Forgetting(settings) as forgetting:
         return forgetting.forget(request, progress)
+
+
+def list_review_queue(
+    settings: Settings,
+    *,
+    below: float,
+    bucket: str | None = None,
+    prefix: str = "",
+    model: str | None = None,
+    limit: int = 20,
+) -> list[QueuedImage]:
+    """Return labels that the model is unsure of and nobody has reviewed, the lowest score first.
+
+    Args:
+        settings: Names the database; a reader's rights are enough.
+        below: Only scores below this, 0 to 0.5.
+        bucket: Only of this bucket.
+        prefix: Only keys that begin with this.
+        model: Only labels by this model, ``NAME@VERSION``.
+        limit: How many at most.
+
+    Raises:
+        SchemaMissingError, SinkCredentialsError, SinkUnavailableError: it cannot be read.
+    """
+    from inference.sinks import reviewing
+
+    return reviewing.list_queue(settings, below=below, bucket=bucket, prefix=prefix, model=model, limit=limit)
+
+
+def record_review(settings: Settings, request: ReviewRequest) -> int:
+    """Record a reviewer's label and put it into the golden set; returns the review's number.
+
+    Raises:
+        SettingsError: the request cannot mean anything.
+        ReviewError: the object has no label, was overwritten since, or its model knows no such label.
+        SchemaMissingError, SinkCredentialsError, SinkUnavailableError: nothing was recorded.
+    """
+    from inference.planning import is_storable
+    from inference.sinks import reviewing
+
+    for name in ("bucket", "key", "label", "reviewer", "note", "golden_set"):
+        if not is_storable(text := getattr(request, name)):
+            raise SettingsError(f"{name} is {text!r}; it has to be text in UTF-8, without a NUL")
+    if not request.reviewer.strip():
+        raise SettingsError("reviewer is empty; give the name of who looked at the image")
+    return reviewing.record_review(settings, request)
 
 
 def load_served_model(settings: Settings, model: str) -> ModelHandle:

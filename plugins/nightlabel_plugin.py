@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from airflow.plugins_manager import AirflowPlugin
-from nightlabel_airflow import pools
+from nightlabel_airflow import pools, report_notes
 from nightlabel_airflow.timetables import NightlyTimetable
 
 
 class NightlabelPlugin(AirflowPlugin):
-    """The timetable that never starts late, and the listener that looks for missing pools."""
+    """The timetable that never starts late, and the listeners that look for missing pools and note what moved."""
 
     name = "nightlabel"
     timetables = [NightlyTimetable]
-    listeners = [pools]
+    listeners = [pools, report_notes]

@@ -171,3 +171,56 @@ COMMENT ON COLUMN nightlabel.dropped_model.outcomes IS 'Labels and dead letters 
 
 COMMENT ON COLUMN nightlabel.view_file.name IS 'The view.';
 COMMENT ON COLUMN nightlabel.view_file.sha256 IS 'Of the file, in hexadecimal digits.';
+
+COMMENT ON COLUMN nightlabel.run_quality.run_id IS 'The run.';
+COMMENT ON COLUMN nightlabel.run_quality.model_id IS 'The model version whose labels were judged: the run''s own.';
+COMMENT ON COLUMN nightlabel.run_quality.judged_at IS 'When it was judged last.';
+COMMENT ON COLUMN nightlabel.run_quality.is_history IS 'Whether it labelled what was new, so that later runs are compared with it; not a retry, and no run that labels again.';
+COMMENT ON COLUMN nightlabel.run_quality.verdict IS 'ordinary, moved or not_judged.';
+COMMENT ON COLUMN nightlabel.run_quality.reason IS 'What has moved, or why it was not judged; empty for an ordinary run.';
+COMMENT ON COLUMN nightlabel.run_quality.images IS 'Labels that the run recorded.';
+COMMENT ON COLUMN nightlabel.run_quality.dead IS 'Dead letters that the run recorded.';
+COMMENT ON COLUMN nightlabel.run_quality.score_sum IS 'Sum of the labels'' scores.';
+COMMENT ON COLUMN nightlabel.run_quality.score_square_sum IS 'Sum of the squares of the scores, by which their spread is known.';
+COMMENT ON COLUMN nightlabel.run_quality.low_score IS 'Below this a score counted as low.';
+COMMENT ON COLUMN nightlabel.run_quality.low_scores IS 'Labels with a low score.';
+COMMENT ON COLUMN nightlabel.run_quality.nights IS 'Runs before that it was compared with; days, from before runs were counted.';
+COMMENT ON COLUMN nightlabel.run_quality.images_before IS 'Labels of these together.';
+COMMENT ON COLUMN nightlabel.run_quality.js_distance IS 'Jensen-Shannon distance of the label mixes; null where nothing was judged, as all that follows.';
+COMMENT ON COLUMN nightlabel.run_quality.js_ordinary IS 'How far an ordinary night goes.';
+COMMENT ON COLUMN nightlabel.run_quality.psi IS 'Population stability index of the label mixes.';
+COMMENT ON COLUMN nightlabel.run_quality.psi_ordinary IS 'How far an ordinary night goes.';
+COMMENT ON COLUMN nightlabel.run_quality.moved_share IS 'Share of images with labels beyond what an ordinary night has of each.';
+COMMENT ON COLUMN nightlabel.run_quality.low_score_share_before IS 'Share of low scores in the runs before.';
+COMMENT ON COLUMN nightlabel.run_quality.low_score_share_ordinary IS 'How far an ordinary night goes.';
+COMMENT ON COLUMN nightlabel.run_quality.mean_score_before IS 'Mean score of the runs before.';
+COMMENT ON COLUMN nightlabel.run_quality.mean_score_ordinary IS 'How low an ordinary night goes.';
+COMMENT ON COLUMN nightlabel.run_quality.dead_ratio_before IS 'Share of dead letters in the runs before.';
+COMMENT ON COLUMN nightlabel.run_quality.dead_ratio_ordinary IS 'How far an ordinary night goes.';
+COMMENT ON COLUMN nightlabel.run_quality.moved IS 'Which figures have moved.';
+COMMENT ON COLUMN nightlabel.run_quality.moved_labels IS 'Labels that moved most, first; the two columns that follow are beside it.';
+COMMENT ON COLUMN nightlabel.run_quality.shares_before IS 'Their shares in the runs before.';
+COMMENT ON COLUMN nightlabel.run_quality.shares_now IS 'Their shares in this run.';
+COMMENT ON COLUMN nightlabel.run_quality.thresholds IS 'The thresholds of that moment.';
+
+COMMENT ON COLUMN nightlabel.run_label.run_id IS 'The run.';
+COMMENT ON COLUMN nightlabel.run_label.model_id IS 'The model version that gave the labels.';
+COMMENT ON COLUMN nightlabel.run_label.label IS 'The label; two classes of one name are counted together.';
+COMMENT ON COLUMN nightlabel.run_label.images IS 'Image versions that got the label; fewer once some were forgotten.';
+
+COMMENT ON COLUMN nightlabel.review.review_id IS 'Number of the review; later ones have higher numbers.';
+COMMENT ON COLUMN nightlabel.review.image_id IS 'The image version.';
+COMMENT ON COLUMN nightlabel.review.bucket IS 'Bucket of the object.';
+COMMENT ON COLUMN nightlabel.review.object_key IS 'The key, exactly as stored.';
+COMMENT ON COLUMN nightlabel.review.etag IS 'ETag of the version, without quotes.';
+COMMENT ON COLUMN nightlabel.review.label IS 'The reviewer''s label.';
+COMMENT ON COLUMN nightlabel.review.label_id IS 'Stable id of that label.';
+COMMENT ON COLUMN nightlabel.review.reviewer IS 'Who reviewed it, as was said.';
+COMMENT ON COLUMN nightlabel.review.note IS 'What was said about it; empty if nothing was.';
+COMMENT ON COLUMN nightlabel.review.reviewed_at IS 'When it was recorded.';
+COMMENT ON COLUMN nightlabel.review.recorded_by IS 'The login that recorded it.';
+COMMENT ON COLUMN nightlabel.review.superseded_at IS 'When a later review of the same version took its place; null while it holds.';
+COMMENT ON COLUMN nightlabel.review.model_id IS 'The model version whose label was shown.';
+COMMENT ON COLUMN nightlabel.review.seen_label IS 'The model''s label.';
+COMMENT ON COLUMN nightlabel.review.seen_label_id IS 'Stable id of that label.';
+COMMENT ON COLUMN nightlabel.review.seen_score IS 'Its probability, 0 to 1.';

@@ -160,7 +160,9 @@ CREATE FUNCTION nightlabel.count_other_keys(wanted_bucket text, wanted_prefix te
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
     AS $$
-    SELECT count(*) FROM nightlabel.golden_image AS g WHERE g.bucket = wanted_bucket AND g.object_key ^@ wanted_prefix
+    SELECT
+        (SELECT count(*) FROM nightlabel.golden_image AS g WHERE g.bucket = wanted_bucket AND g.object_key ^@ wanted_prefix)
+        + (SELECT count(*) FROM nightlabel.review AS r WHERE r.bucket = wanted_bucket AND r.object_key ^@ wanted_prefix)
 $$;
 
 CREATE FUNCTION nightlabel.count_updated_labels() RETURNS trigger
@@ -282,25 +284,6 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION nightlabel.forget_flips(wanted_bucket text, wanted_prefix text) RETURNS void
-    LANGUAGE sql SECURITY DEFINER
-    SET search_path TO 'nightlabel', 'pg_temp'
-    AS $$
-    UPDATE nightlabel.gate_check AS c
-    SET flips = coalesce(
-        (
-            SELECT jsonb_agg(f.flip ORDER BY f.place)
-            FROM jsonb_array_elements(c.flips) WITH ORDINALITY AS f (flip, place)
-            WHERE NOT (f.flip ->> 'bucket' = wanted_bucket AND (f.flip ->> 'object_key') ^@ wanted_prefix)
-        ),
-        '[]'::jsonb
-    )
-    WHERE EXISTS (
-        SELECT FROM jsonb_array_elements(c.flips) AS f (flip)
-        WHERE f.flip ->> 'bucket' = wanted_bucket AND (f.flip ->> 'object_key') ^@ wanted_prefix
-    )
-$$;
-
 CREATE FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
@@ -318,6 +301,31 @@ BEGIN
         WHERE i.image_id = ANY(image_ids) AND i.bucket = wanted_bucket AND i.object_key ^@ wanted_prefix
         ORDER BY i.image_id
     );
+    UPDATE nightlabel.run_label AS l
+    SET images = greatest(l.images - counted.images, 0)
+    FROM (
+        SELECT o.run_id, o.model_id, o.label, count(*) AS images
+        FROM nightlabel.outcome AS o
+        WHERE o.image_id = ANY(wanted) AND o.label IS NOT NULL
+        GROUP BY o.run_id, o.model_id, o.label
+    ) AS counted
+    WHERE l.run_id = counted.run_id AND l.model_id = counted.model_id AND l.label = counted.label;
+    UPDATE nightlabel.run_quality AS q
+    SET images = greatest(q.images - counted.images, 0), dead = greatest(q.dead - counted.dead, 0),
+        score_sum = greatest(q.score_sum - counted.score_sum, 0),
+        score_square_sum = greatest(q.score_square_sum - counted.score_square_sum, 0),
+        low_scores = greatest(q.low_scores - counted.low_scores, 0)
+    FROM (
+        SELECT o.run_id, o.model_id, count(o.label) AS images, count(o.error_code) AS dead,
+            coalesce(sum(o.score::double precision), 0) AS score_sum,
+            coalesce(sum(o.score::double precision * o.score), 0) AS score_square_sum,
+            count(*) FILTER (WHERE o.score < j.low_score) AS low_scores
+        FROM nightlabel.outcome AS o
+        JOIN nightlabel.run_quality AS j ON j.run_id = o.run_id AND j.model_id = o.model_id
+        WHERE o.image_id = ANY(wanted)
+        GROUP BY o.run_id, o.model_id
+    ) AS counted
+    WHERE q.run_id = counted.run_id AND q.model_id = counted.model_id;
     DELETE FROM nightlabel.outcome AS o WHERE o.image_id = ANY(wanted);
     GET DIAGNOSTICS deleted_outcomes = ROW_COUNT;
     DELETE FROM nightlabel.object AS o
@@ -417,7 +425,6 @@ BEGIN
         AND NOT EXISTS (SELECT FROM nightlabel.image AS i WHERE i.image_id = o.image_id);
     GET DIAGNOSTICS deleted_objects = ROW_COUNT;
     deleted_others := nightlabel.forget_other_keys(wanted_bucket, wanted_prefix);
-    PERFORM nightlabel.forget_flips(wanted_bucket, wanted_prefix);
     DELETE FROM nightlabel.listing AS l
     WHERE l.bucket = wanted_bucket AND l.prefix ^@ wanted_prefix AND l.prefix <> '';
     GET DIAGNOSTICS deleted_listings = ROW_COUNT;
@@ -445,11 +452,14 @@ CREATE FUNCTION nightlabel.forget_other_keys(wanted_bucket text, wanted_prefix t
     SET search_path TO 'nightlabel', 'pg_temp'
     AS $$
 DECLARE
-    deleted bigint;
+    deleted_golden bigint;
+    deleted_reviews bigint;
 BEGIN
     DELETE FROM nightlabel.golden_image AS g WHERE g.bucket = wanted_bucket AND g.object_key ^@ wanted_prefix;
-    GET DIAGNOSTICS deleted = ROW_COUNT;
-    RETURN deleted;
+    GET DIAGNOSTICS deleted_golden = ROW_COUNT;
+    DELETE FROM nightlabel.review AS r WHERE r.bucket = wanted_bucket AND r.object_key ^@ wanted_prefix;
+    GET DIAGNOSTICS deleted_reviews = ROW_COUNT;
+    RETURN deleted_golden + deleted_reviews;
 END
 $$;
 
@@ -494,6 +504,81 @@ CREATE FUNCTION nightlabel.outcomes_detached() RETURNS SETOF text
             WHERE i.inhrelid = c.oid AND i.inhparent = 'nightlabel.outcome'::regclass AND NOT i.inhdetachpending
         )
     ORDER BY c.relname
+$$;
+
+CREATE FUNCTION nightlabel.record_review(wanted_bucket text, wanted_key text, right_label text, who text, why text DEFAULT ''::text, wanted_etag text DEFAULT NULL::text, into_golden_set text DEFAULT 'default'::text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+DECLARE
+    seen record;
+    class_ids text[];
+    given_id text;
+    given_label text;
+    made bigint;
+BEGIN
+    IF coalesce(who, '') = '' THEN
+        RAISE EXCEPTION 'a review needs the name of its reviewer';
+    END IF;
+    PERFORM FROM nightlabel.object AS o
+    WHERE o.bucket = wanted_bucket AND o.object_key = wanted_key AND o.gone_at IS NULL
+    FOR KEY SHARE;
+    SELECT o.image_id, i.etag, c.model_id, c.label, c.label_id, c.score, m.label_map, m.name || '@' || m.version AS model
+    INTO seen
+    FROM nightlabel.object AS o
+    JOIN nightlabel.image AS i ON i.image_id = o.image_id
+    JOIN nightlabel.production_line AS line ON true
+    JOIN nightlabel.outcome AS c ON c.model_id = line.model_id AND c.image_id = o.image_id AND c.label IS NOT NULL
+    JOIN nightlabel.model AS m ON m.model_id = c.model_id
+    WHERE o.bucket = wanted_bucket AND o.object_key = wanted_key AND o.gone_at IS NULL
+    ORDER BY line.rank
+    LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no object % of the bucket % has a label now; latest_prediction lists those that have one',
+            quote_literal(wanted_key), quote_literal(wanted_bucket);
+    END IF;
+    IF seen.etag <> wanted_etag THEN
+        RAISE EXCEPTION 'the object % was overwritten since it was looked at: its ETag is %, and % was reviewed; look at it again',
+            quote_literal(wanted_key), seen.etag, wanted_etag;
+    END IF;
+    SELECT array_agg(DISTINCT pair ->> 0 ORDER BY pair ->> 0) INTO class_ids
+    FROM jsonb_array_elements(seen.label_map) AS pair
+    WHERE pair ->> 0 = right_label;
+    IF class_ids IS NULL THEN
+        SELECT array_agg(DISTINCT pair ->> 0 ORDER BY pair ->> 0) INTO class_ids
+        FROM jsonb_array_elements(seen.label_map) AS pair
+        WHERE pair ->> 1 = right_label;
+    END IF;
+    IF class_ids IS NULL THEN
+        RAISE EXCEPTION 'the model % knows no label %; give the name or the id of one of its label map',
+            seen.model, quote_literal(right_label);
+    ELSIF cardinality(class_ids) > 1 THEN
+        RAISE EXCEPTION 'the model % has % classes of the name %; give the id of the one that is meant: %',
+            seen.model, cardinality(class_ids), quote_literal(right_label), array_to_string(class_ids, ', ');
+    END IF;
+    SELECT pair ->> 0, pair ->> 1 INTO given_id, given_label
+    FROM jsonb_array_elements(seen.label_map) AS pair
+    WHERE pair ->> 0 = class_ids[1]
+    LIMIT 1;
+    -- Two reviewers of one image, one after the other.
+    PERFORM pg_advisory_xact_lock(hashtextextended('nightlabel.review ' || seen.image_id, 0));
+    UPDATE nightlabel.review AS r SET superseded_at = clock_timestamp()
+    WHERE r.image_id = seen.image_id AND r.superseded_at IS NULL;
+    INSERT INTO nightlabel.review (
+        image_id, bucket, object_key, etag, label, label_id, reviewer, note, model_id, seen_label, seen_label_id, seen_score
+    )
+    VALUES (
+        seen.image_id, wanted_bucket, wanted_key, seen.etag, given_label, given_id, who, coalesce(why, ''), seen.model_id,
+        seen.label, seen.label_id, seen.score
+    )
+    RETURNING review_id INTO made;
+    INSERT INTO nightlabel.golden_image AS g (golden_set, bucket, object_key, etag, label_id, origin)
+    VALUES (into_golden_set, wanted_bucket, wanted_key, seen.etag, given_id, 'review')
+    ON CONFLICT (golden_set, bucket, object_key) DO UPDATE
+    SET etag = excluded.etag, label_id = excluded.label_id, origin = excluded.origin, added_by = excluded.added_by,
+        added_at = excluded.added_at;
+    RETURN made;
+END
 $$;
 
 CREATE FUNCTION nightlabel.runs_at_work(wanted_bucket text, wanted_prefix text) RETURNS SETOF uuid
@@ -1047,7 +1132,7 @@ COMMENT ON COLUMN nightlabel.gate_check.production_images_per_second IS 'Likewis
 
 COMMENT ON COLUMN nightlabel.gate_check.label_shifts IS 'Which label of production became which of the candidate, the most frequent first: {"from_label_id", "from_label", "to_label_id", "to_label", "images"}.';
 
-COMMENT ON COLUMN nightlabel.gate_check.flips IS 'Images that the models label differently, some of them; model_check_flip shows them. Those that are forgotten are taken out.';
+COMMENT ON COLUMN nightlabel.gate_check.flips IS 'Images that the models label differently, some of them, by image id; model_check_flip shows their keys.';
 
 ALTER TABLE nightlabel.gate_check ALTER COLUMN check_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME nightlabel.gate_check_check_id_seq
@@ -1061,7 +1146,7 @@ ALTER TABLE nightlabel.gate_check ALTER COLUMN check_id ADD GENERATED ALWAYS AS 
 CREATE TABLE nightlabel.gate_threshold (
     model_name text NOT NULL,
     golden_set text DEFAULT 'default'::text NOT NULL,
-    min_golden_images integer DEFAULT 150 NOT NULL,
+    min_golden_images integer DEFAULT 100 NOT NULL,
     max_unreadable double precision DEFAULT 0.05 NOT NULL,
     min_top1 double precision DEFAULT 0.5 NOT NULL,
     max_loss double precision DEFAULT 0.02 NOT NULL,
@@ -1139,6 +1224,114 @@ COMMENT ON COLUMN nightlabel.golden_image.origin IS 'csv: loaded from a file. re
 COMMENT ON COLUMN nightlabel.golden_image.added_by IS 'The login that gave the row as it is.';
 
 COMMENT ON COLUMN nightlabel.golden_image.added_at IS 'When it did.';
+
+CREATE TABLE nightlabel.review (
+    review_id bigint NOT NULL,
+    image_id uuid NOT NULL,
+    bucket text NOT NULL COLLATE pg_catalog."C",
+    object_key text NOT NULL COLLATE pg_catalog."C",
+    etag text NOT NULL,
+    label text NOT NULL,
+    label_id text NOT NULL,
+    reviewer text NOT NULL,
+    note text NOT NULL,
+    reviewed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    recorded_by text DEFAULT SESSION_USER NOT NULL,
+    superseded_at timestamp with time zone,
+    model_id integer NOT NULL,
+    seen_label text NOT NULL,
+    seen_label_id text NOT NULL,
+    seen_score real NOT NULL,
+    CONSTRAINT review_reviewer_check CHECK ((reviewer <> ''::text))
+);
+
+COMMENT ON TABLE nightlabel.review IS 'Labels that people gave to images after they saw the model''s; a correction is another row.';
+
+COMMENT ON COLUMN nightlabel.review.review_id IS 'Number of the review; later ones have higher numbers.';
+
+COMMENT ON COLUMN nightlabel.review.image_id IS 'The image version.';
+
+COMMENT ON COLUMN nightlabel.review.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.review.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.review.etag IS 'ETag of the version, without quotes.';
+
+COMMENT ON COLUMN nightlabel.review.label IS 'The reviewer''s label.';
+
+COMMENT ON COLUMN nightlabel.review.label_id IS 'Stable id of that label.';
+
+COMMENT ON COLUMN nightlabel.review.reviewer IS 'Who reviewed it, as was said.';
+
+COMMENT ON COLUMN nightlabel.review.note IS 'What was said about it; empty if nothing was.';
+
+COMMENT ON COLUMN nightlabel.review.reviewed_at IS 'When it was recorded.';
+
+COMMENT ON COLUMN nightlabel.review.recorded_by IS 'The login that recorded it.';
+
+COMMENT ON COLUMN nightlabel.review.superseded_at IS 'When a later review of the same version took its place; null while it holds.';
+
+COMMENT ON COLUMN nightlabel.review.model_id IS 'The model version whose label was shown.';
+
+COMMENT ON COLUMN nightlabel.review.seen_label IS 'The model''s label.';
+
+COMMENT ON COLUMN nightlabel.review.seen_label_id IS 'Stable id of that label.';
+
+COMMENT ON COLUMN nightlabel.review.seen_score IS 'Its probability, 0 to 1.';
+
+CREATE VIEW nightlabel.image_review AS
+ SELECT r.bucket,
+    r.object_key,
+    r.etag,
+    r.label,
+    r.label_id,
+    r.reviewer,
+    r.note,
+    r.reviewed_at,
+    r.superseded_at,
+    r.recorded_by,
+    m.name AS model_name,
+    m.version AS model_version,
+    r.seen_label,
+    r.seen_label_id,
+    r.seen_score,
+    (r.label_id = r.seen_label_id) AS is_model_right
+   FROM (nightlabel.review r
+     JOIN nightlabel.model m ON ((m.model_id = r.model_id)));
+
+COMMENT ON VIEW nightlabel.image_review IS 'One row per label that a reviewer gave to an image version, with what the model had said; corrections are further rows.';
+
+COMMENT ON COLUMN nightlabel.image_review.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.image_review.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.image_review.etag IS 'ETag of the version that was reviewed, without quotes.';
+
+COMMENT ON COLUMN nightlabel.image_review.label IS 'The reviewer''s label.';
+
+COMMENT ON COLUMN nightlabel.image_review.label_id IS 'Stable id of that label; one of the model''s label map.';
+
+COMMENT ON COLUMN nightlabel.image_review.reviewer IS 'Who reviewed it, as was said.';
+
+COMMENT ON COLUMN nightlabel.image_review.note IS 'What the reviewer said about it; mostly empty.';
+
+COMMENT ON COLUMN nightlabel.image_review.reviewed_at IS 'When it was recorded.';
+
+COMMENT ON COLUMN nightlabel.image_review.superseded_at IS 'When a later review of the same version took its place; null while it holds.';
+
+COMMENT ON COLUMN nightlabel.image_review.recorded_by IS 'The login that recorded it.';
+
+COMMENT ON COLUMN nightlabel.image_review.model_name IS 'Name of the model whose label was shown.';
+
+COMMENT ON COLUMN nightlabel.image_review.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.image_review.seen_label IS 'The model''s label.';
+
+COMMENT ON COLUMN nightlabel.image_review.seen_label_id IS 'Stable id of that label.';
+
+COMMENT ON COLUMN nightlabel.image_review.seen_score IS 'Its probability, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.image_review.is_model_right IS 'Whether the reviewer gave the label that the model had given.';
 
 CREATE VIEW nightlabel.label_by_prefix AS
  SELECT ((o.recorded_at AT TIME ZONE 'UTC'::text))::date AS day,
@@ -1445,211 +1638,6 @@ COMMENT ON COLUMN nightlabel.manifest_chunk.size_bytes IS 'Their sizes.';
 
 COMMENT ON COLUMN nightlabel.manifest_chunk.prior_attempts IS 'Attempts that the ledger held when planned; above 0 for a dead letter that is tried again.';
 
-CREATE VIEW nightlabel.model_alias_history AS
- SELECT a.alias,
-    m.name AS model_name,
-    m.version AS model_version,
-    a.valid_from,
-    a.valid_to,
-    a.changed_by,
-    a.approved_by,
-    a.reason,
-    a.is_forced,
-    a.check_id,
-    a.ended_by,
-    a.ended_reason
-   FROM (nightlabel.model_alias a
-     JOIN nightlabel.model m ON ((m.model_id = a.model_id)));
-
-COMMENT ON VIEW nightlabel.model_alias_history IS 'One row per alias and span in which it named one model version: who moved it there, when, why, and by which check.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.alias IS 'production, candidate or shadow.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.model_name IS 'Name of the model that it named.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.model_version IS 'Version of that model.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.valid_from IS 'Start of the span.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.valid_to IS 'End of the span; null while the alias names this version.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.changed_by IS 'Database user who moved the alias there.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.approved_by IS 'Who said yes in Airflow; null where the login of changed_by did it by hand.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.reason IS 'Why it was moved, in words.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.is_forced IS 'Whether somebody overrode the gate.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.check_id IS 'The check that the promotion rests on; see model_check.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.ended_by IS 'Database user who moved the alias on or took it away; null while it holds.';
-
-COMMENT ON COLUMN nightlabel.model_alias_history.ended_reason IS 'Why, in words; null while it holds.';
-
-CREATE VIEW nightlabel.model_check AS
- SELECT c.check_id,
-    m.name AS model_name,
-    m.version AS model_version,
-    p.name AS production_name,
-    p.version AS production_version,
-    c.checked_at,
-    c.checked_by,
-    c.verdict,
-    ARRAY( SELECT (r.reason ->> 'threshold'::text)
-           FROM jsonb_array_elements(c.reasons) WITH ORDINALITY r(reason, place)
-          WHERE (NOT ((r.reason ->> 'is_warning'::text))::boolean)
-          ORDER BY r.place) AS stopped_by,
-    ARRAY( SELECT (r.reason ->> 'message'::text)
-           FROM jsonb_array_elements(c.reasons) WITH ORDINALITY r(reason, place)
-          ORDER BY r.place) AS messages,
-    c.golden_set,
-    c.golden_images,
-    c.golden_unreadable,
-    c.top1,
-    c.top5,
-    c.right_score,
-    c.production_top1,
-    c.production_top5,
-    c.production_right_score,
-    c.only_production_right,
-    c.only_candidate_right,
-    c.loss,
-    c.loss_bound,
-    c.golden_agreement,
-    c.recent_days,
-    c.recent_images,
-    c.recent_unreadable,
-    c.recent_agreement,
-    c.score_shift,
-    c.engine,
-    c.images_per_second,
-    c.production_images_per_second,
-    c.thresholds,
-    c.label_shifts
-   FROM ((nightlabel.gate_check c
-     JOIN nightlabel.model m ON ((m.model_id = c.model_id)))
-     LEFT JOIN nightlabel.model p ON ((p.model_id = c.production_model_id)));
-
-COMMENT ON VIEW nightlabel.model_check IS 'One row per check of a candidate by the golden set and beside production: what was found, and the verdict.';
-
-COMMENT ON COLUMN nightlabel.model_check.check_id IS 'Number of the check; later ones have higher numbers.';
-
-COMMENT ON COLUMN nightlabel.model_check.model_name IS 'Name of the candidate.';
-
-COMMENT ON COLUMN nightlabel.model_check.model_version IS 'Version of the candidate.';
-
-COMMENT ON COLUMN nightlabel.model_check.production_name IS 'Name of what was production then; null if nothing was.';
-
-COMMENT ON COLUMN nightlabel.model_check.production_version IS 'Version of that model.';
-
-COMMENT ON COLUMN nightlabel.model_check.checked_at IS 'When the check ended.';
-
-COMMENT ON COLUMN nightlabel.model_check.checked_by IS 'Database user who recorded it.';
-
-COMMENT ON COLUMN nightlabel.model_check.verdict IS 'passed or failed.';
-
-COMMENT ON COLUMN nightlabel.model_check.stopped_by IS 'The thresholds that failed it; empty when it passed.';
-
-COMMENT ON COLUMN nightlabel.model_check.messages IS 'What was missed, a sentence each, warnings too.';
-
-COMMENT ON COLUMN nightlabel.model_check.golden_set IS 'Name of the golden set.';
-
-COMMENT ON COLUMN nightlabel.model_check.golden_images IS 'Golden images that were judged, by both models where there was a production model.';
-
-COMMENT ON COLUMN nightlabel.model_check.golden_unreadable IS 'Golden images that were missing, overwritten or undecodable.';
-
-COMMENT ON COLUMN nightlabel.model_check.top1 IS 'Share of golden images whose best label by the candidate is right, 0 to 1.';
-
-COMMENT ON COLUMN nightlabel.model_check.top5 IS 'Share with the right label among its best five.';
-
-COMMENT ON COLUMN nightlabel.model_check.right_score IS 'Mean probability that the candidate gives the right label, 0 to 1.';
-
-COMMENT ON COLUMN nightlabel.model_check.production_top1 IS 'Likewise of production, on the same images.';
-
-COMMENT ON COLUMN nightlabel.model_check.production_top5 IS 'Likewise of production, on the same images.';
-
-COMMENT ON COLUMN nightlabel.model_check.production_right_score IS 'Likewise of production, on the same images.';
-
-COMMENT ON COLUMN nightlabel.model_check.only_production_right IS 'Golden images that production labels rightly and the candidate wrongly.';
-
-COMMENT ON COLUMN nightlabel.model_check.only_candidate_right IS 'The other way round.';
-
-COMMENT ON COLUMN nightlabel.model_check.loss IS 'production_top1 - top1; negative when the candidate is better.';
-
-COMMENT ON COLUMN nightlabel.model_check.loss_bound IS 'The largest that the loss may be in truth, at the confidence of the thresholds.';
-
-COMMENT ON COLUMN nightlabel.model_check.golden_agreement IS 'Share of golden images that both models give the same label, 0 to 1.';
-
-COMMENT ON COLUMN nightlabel.model_check.recent_days IS 'Of how many days back production''s labels were sampled.';
-
-COMMENT ON COLUMN nightlabel.model_check.recent_images IS 'Images of those days that both models labelled for the check.';
-
-COMMENT ON COLUMN nightlabel.model_check.recent_unreadable IS 'Images among the sample that were gone, or could not be read any more.';
-
-COMMENT ON COLUMN nightlabel.model_check.recent_agreement IS 'Share of recent images that both models give the same label, 0 to 1.';
-
-COMMENT ON COLUMN nightlabel.model_check.score_shift IS 'Mean probability of the candidate''s best label less that of production''s.';
-
-COMMENT ON COLUMN nightlabel.model_check.engine IS 'What executed both models.';
-
-COMMENT ON COLUMN nightlabel.model_check.images_per_second IS 'Images per second of the candidate''s engine alone, decoding left out.';
-
-COMMENT ON COLUMN nightlabel.model_check.production_images_per_second IS 'Likewise of production, on the same machine.';
-
-COMMENT ON COLUMN nightlabel.model_check.thresholds IS 'The thresholds of that moment, by name.';
-
-COMMENT ON COLUMN nightlabel.model_check.label_shifts IS 'Which label of production became which of the candidate on how many images, the most frequent first.';
-
-CREATE VIEW nightlabel.model_check_flip AS
- SELECT c.check_id,
-    m.name AS model_name,
-    m.version AS model_version,
-    (f.flip ->> 'bucket'::text) AS bucket,
-    (f.flip ->> 'object_key'::text) AS object_key,
-    (f.flip ->> 'etag'::text) AS etag,
-    ((f.flip ->> 'is_golden'::text))::boolean AS is_golden,
-    (f.flip ->> 'right_label_id'::text) AS right_label_id,
-    (f.flip ->> 'from_label'::text) AS from_label,
-    (f.flip ->> 'from_label_id'::text) AS from_label_id,
-    ((f.flip ->> 'from_score'::text))::real AS from_score,
-    (f.flip ->> 'to_label'::text) AS to_label,
-    (f.flip ->> 'to_label_id'::text) AS to_label_id,
-    ((f.flip ->> 'to_score'::text))::real AS to_score
-   FROM ((nightlabel.gate_check c
-     JOIN nightlabel.model m ON ((m.model_id = c.model_id)))
-     CROSS JOIN LATERAL jsonb_array_elements(c.flips) f(flip));
-
-COMMENT ON VIEW nightlabel.model_check_flip IS 'One row per check and image that the candidate labels differently from production; at most 100 of a check.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.check_id IS 'The check; see model_check.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.model_name IS 'Name of the candidate.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.model_version IS 'Version of the candidate.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.bucket IS 'Bucket of the object.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.object_key IS 'The key, exactly as stored.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.etag IS 'ETag of the version that was looked at, without quotes.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.is_golden IS 'Whether it is of the golden set, and not of the last days.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.right_label_id IS 'Id of the right label of a golden image; null for others.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.from_label IS 'Label that production gives it.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.from_label_id IS 'Stable id of that label.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.from_score IS 'Probability of that label, 0 to 1.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.to_label IS 'Label that the candidate gives it.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.to_label_id IS 'Stable id of that label.';
-
-COMMENT ON COLUMN nightlabel.model_check_flip.to_score IS 'Probability of that label, 0 to 1.';
-
 ALTER TABLE nightlabel.model ALTER COLUMN model_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME nightlabel.model_model_id_seq
     START WITH 1
@@ -1746,6 +1734,71 @@ COMMENT ON COLUMN nightlabel.object_outcome.engine IS 'What executed the model.'
 COMMENT ON COLUMN nightlabel.object_outcome.run_id IS 'The run that recorded it; see run_summary.';
 
 COMMENT ON COLUMN nightlabel.object_outcome.recorded_at IS 'When it was recorded.';
+
+CREATE VIEW nightlabel.review_queue AS
+ SELECT o.bucket,
+    o.object_key,
+    i.etag,
+    c.label,
+    c.label_id,
+    c.score,
+    c.top_labels,
+    c.top_scores,
+    p.name AS model_name,
+    p.version AS model_version,
+    c.run_id,
+    c.recorded_at AS predicted_at
+   FROM (((nightlabel.outcome c
+     JOIN ( SELECT line.model_id,
+            line.rank,
+            m.name,
+            m.version
+           FROM (nightlabel.production_line line
+             JOIN nightlabel.model m ON ((m.model_id = line.model_id)))
+         OFFSET 0) p ON ((p.model_id = c.model_id)))
+     JOIN nightlabel.object o ON ((o.image_id = c.image_id)))
+     JOIN nightlabel.image i ON ((i.image_id = c.image_id)))
+  WHERE ((c.score < (0.5)::real) AND (o.gone_at IS NULL) AND (NOT (EXISTS ( SELECT
+           FROM (nightlabel.outcome better
+             JOIN nightlabel.production_line b ON ((b.model_id = better.model_id)))
+          WHERE ((better.image_id = c.image_id) AND (better.label IS NOT NULL) AND (b.rank < p.rank))))) AND (NOT (EXISTS ( SELECT
+           FROM nightlabel.review r
+          WHERE ((r.image_id = c.image_id) AND (r.superseded_at IS NULL))))));
+
+COMMENT ON VIEW nightlabel.review_queue IS 'One row per existing object whose present label has a score below 0.5 and that nobody has reviewed.';
+
+COMMENT ON COLUMN nightlabel.review_queue.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.review_queue.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.review_queue.etag IS 'ETag of the version that was labelled, without quotes; record_review takes it, so that nobody reviews another version.';
+
+COMMENT ON COLUMN nightlabel.review_queue.label IS 'The model''s best label; names may repeat.';
+
+COMMENT ON COLUMN nightlabel.review_queue.label_id IS 'Stable id of that label.';
+
+COMMENT ON COLUMN nightlabel.review_queue.score IS 'Its probability, 0 to 0.5.';
+
+COMMENT ON COLUMN nightlabel.review_queue.top_labels IS 'Best labels, best first, beside top_scores.';
+
+COMMENT ON COLUMN nightlabel.review_queue.top_scores IS 'Probabilities of top_labels, in the same order.';
+
+COMMENT ON COLUMN nightlabel.review_queue.model_name IS 'Name of the model that gave the label.';
+
+COMMENT ON COLUMN nightlabel.review_queue.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.review_queue.run_id IS 'The run that recorded it; see run_summary.';
+
+COMMENT ON COLUMN nightlabel.review_queue.predicted_at IS 'When the label was recorded.';
+
+ALTER TABLE nightlabel.review ALTER COLUMN review_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME nightlabel.review_review_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE nightlabel.run (
     run_id uuid NOT NULL,
@@ -2002,6 +2055,224 @@ COMMENT ON COLUMN nightlabel.run_cost.predict_share IS 'Share of the model in wo
 
 COMMENT ON COLUMN nightlabel.run_cost.write_share IS 'Share of writing in worker_s, 0 to 1.';
 
+CREATE TABLE nightlabel.run_quality (
+    run_id uuid NOT NULL,
+    model_id integer NOT NULL,
+    judged_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    is_history boolean NOT NULL,
+    verdict text NOT NULL,
+    reason text NOT NULL,
+    images bigint NOT NULL,
+    dead bigint NOT NULL,
+    score_sum double precision NOT NULL,
+    score_square_sum double precision NOT NULL,
+    low_score real NOT NULL,
+    low_scores bigint NOT NULL,
+    nights integer NOT NULL,
+    images_before bigint NOT NULL,
+    js_distance real,
+    js_ordinary real,
+    psi real,
+    psi_ordinary real,
+    moved_share real,
+    low_score_share_before real,
+    low_score_share_ordinary real,
+    mean_score_before real,
+    mean_score_ordinary real,
+    dead_ratio_before real,
+    dead_ratio_ordinary real,
+    moved text[] NOT NULL,
+    moved_labels text[] NOT NULL,
+    shares_before real[] NOT NULL,
+    shares_now real[] NOT NULL,
+    thresholds jsonb NOT NULL,
+    CONSTRAINT run_quality_check CHECK (((cardinality(moved_labels) = cardinality(shares_before)) AND (cardinality(moved_labels) = cardinality(shares_now)))),
+    CONSTRAINT run_quality_dead_check CHECK ((dead >= 0)),
+    CONSTRAINT run_quality_images_before_check CHECK ((images_before >= 0)),
+    CONSTRAINT run_quality_images_check CHECK ((images >= 0)),
+    CONSTRAINT run_quality_low_score_check CHECK (((low_score >= (0)::double precision) AND (low_score <= (1)::double precision))),
+    CONSTRAINT run_quality_low_scores_check CHECK ((low_scores >= 0)),
+    CONSTRAINT run_quality_nights_check CHECK ((nights >= 0)),
+    CONSTRAINT run_quality_verdict_check CHECK ((verdict = ANY (ARRAY['ordinary'::text, 'moved'::text, 'not_judged'::text])))
+);
+
+COMMENT ON TABLE nightlabel.run_quality IS 'What each run recorded, counted, and how that compares with the runs of the same model before it; run_drift shows it.';
+
+COMMENT ON COLUMN nightlabel.run_quality.run_id IS 'The run.';
+
+COMMENT ON COLUMN nightlabel.run_quality.model_id IS 'The model version whose labels were judged: the run''s own.';
+
+COMMENT ON COLUMN nightlabel.run_quality.judged_at IS 'When it was judged last.';
+
+COMMENT ON COLUMN nightlabel.run_quality.is_history IS 'Whether it labelled what was new, so that later runs are compared with it; not a retry, and no run that labels again.';
+
+COMMENT ON COLUMN nightlabel.run_quality.verdict IS 'ordinary, moved or not_judged.';
+
+COMMENT ON COLUMN nightlabel.run_quality.reason IS 'What has moved, or why it was not judged; empty for an ordinary run.';
+
+COMMENT ON COLUMN nightlabel.run_quality.images IS 'Labels that the run recorded.';
+
+COMMENT ON COLUMN nightlabel.run_quality.dead IS 'Dead letters that the run recorded.';
+
+COMMENT ON COLUMN nightlabel.run_quality.score_sum IS 'Sum of the labels'' scores.';
+
+COMMENT ON COLUMN nightlabel.run_quality.score_square_sum IS 'Sum of the squares of the scores, by which their spread is known.';
+
+COMMENT ON COLUMN nightlabel.run_quality.low_score IS 'Below this a score counted as low.';
+
+COMMENT ON COLUMN nightlabel.run_quality.low_scores IS 'Labels with a low score.';
+
+COMMENT ON COLUMN nightlabel.run_quality.nights IS 'Runs before that it was compared with; days, from before runs were counted.';
+
+COMMENT ON COLUMN nightlabel.run_quality.images_before IS 'Labels of these together.';
+
+COMMENT ON COLUMN nightlabel.run_quality.js_distance IS 'Jensen-Shannon distance of the label mixes; null where nothing was judged, as all that follows.';
+
+COMMENT ON COLUMN nightlabel.run_quality.js_ordinary IS 'How far an ordinary night goes.';
+
+COMMENT ON COLUMN nightlabel.run_quality.psi IS 'Population stability index of the label mixes.';
+
+COMMENT ON COLUMN nightlabel.run_quality.psi_ordinary IS 'How far an ordinary night goes.';
+
+COMMENT ON COLUMN nightlabel.run_quality.moved_share IS 'Share of images with labels beyond what an ordinary night has of each.';
+
+COMMENT ON COLUMN nightlabel.run_quality.low_score_share_before IS 'Share of low scores in the runs before.';
+
+COMMENT ON COLUMN nightlabel.run_quality.low_score_share_ordinary IS 'How far an ordinary night goes.';
+
+COMMENT ON COLUMN nightlabel.run_quality.mean_score_before IS 'Mean score of the runs before.';
+
+COMMENT ON COLUMN nightlabel.run_quality.mean_score_ordinary IS 'How low an ordinary night goes.';
+
+COMMENT ON COLUMN nightlabel.run_quality.dead_ratio_before IS 'Share of dead letters in the runs before.';
+
+COMMENT ON COLUMN nightlabel.run_quality.dead_ratio_ordinary IS 'How far an ordinary night goes.';
+
+COMMENT ON COLUMN nightlabel.run_quality.moved IS 'Which figures have moved.';
+
+COMMENT ON COLUMN nightlabel.run_quality.moved_labels IS 'Labels that moved most, first; the two columns that follow are beside it.';
+
+COMMENT ON COLUMN nightlabel.run_quality.shares_before IS 'Their shares in the runs before.';
+
+COMMENT ON COLUMN nightlabel.run_quality.shares_now IS 'Their shares in this run.';
+
+COMMENT ON COLUMN nightlabel.run_quality.thresholds IS 'The thresholds of that moment.';
+
+CREATE VIEW nightlabel.run_drift AS
+ SELECT q.run_id,
+    r.dag_id,
+    r.started_at,
+    m.name AS model_name,
+    m.version AS model_version,
+    q.verdict,
+    q.reason,
+    q.images,
+    q.dead,
+    q.nights,
+    q.images_before,
+    q.js_distance,
+    q.js_ordinary,
+    q.psi,
+    q.psi_ordinary,
+    q.moved_share,
+    (((q.low_scores)::double precision / (NULLIF(q.images, 0))::double precision))::real AS low_score_share,
+    q.low_score_share_before,
+    q.low_score_share_ordinary,
+    ((q.score_sum / (NULLIF(q.images, 0))::double precision))::real AS mean_score,
+    q.mean_score_before,
+    q.mean_score_ordinary,
+    (((q.dead)::double precision / (NULLIF((q.images + q.dead), 0))::double precision))::real AS dead_ratio,
+    q.dead_ratio_before,
+    q.dead_ratio_ordinary,
+    q.moved,
+    q.moved_labels,
+    q.shares_before,
+    q.shares_now,
+    q.judged_at
+   FROM ((nightlabel.run_quality q
+     JOIN nightlabel.run r ON ((r.run_id = q.run_id)))
+     JOIN nightlabel.model m ON ((m.model_id = q.model_id)));
+
+COMMENT ON VIEW nightlabel.run_drift IS 'One row per run and model: label mix, scores and dead letters beside those of the same model in the 28 days before.';
+
+COMMENT ON COLUMN nightlabel.run_drift.run_id IS 'The run; see run_summary for its books.';
+
+COMMENT ON COLUMN nightlabel.run_drift.dag_id IS 'The Dag that it ran in; cli where Airflow did not start it.';
+
+COMMENT ON COLUMN nightlabel.run_drift.started_at IS 'When the run began.';
+
+COMMENT ON COLUMN nightlabel.run_drift.model_name IS 'Name of the model that gave the labels.';
+
+COMMENT ON COLUMN nightlabel.run_drift.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.run_drift.verdict IS 'ordinary, moved or not_judged.';
+
+COMMENT ON COLUMN nightlabel.run_drift.reason IS 'One sentence: what has moved, or why it was not judged; empty for an ordinary run.';
+
+COMMENT ON COLUMN nightlabel.run_drift.images IS 'Labels that the run recorded.';
+
+COMMENT ON COLUMN nightlabel.run_drift.dead IS 'Dead letters that the run recorded.';
+
+COMMENT ON COLUMN nightlabel.run_drift.nights IS 'Runs before that it was compared with; days, from before runs were counted.';
+
+COMMENT ON COLUMN nightlabel.run_drift.images_before IS 'Labels of these together.';
+
+COMMENT ON COLUMN nightlabel.run_drift.js_distance IS 'Jensen-Shannon distance of the label mixes, 0 (the same) to 1; labels that are rare in a night of this size count as one.';
+
+COMMENT ON COLUMN nightlabel.run_drift.js_ordinary IS 'An ordinary night of this size reaches this at most.';
+
+COMMENT ON COLUMN nightlabel.run_drift.psi IS 'Population stability index of the label mixes, 0 and more; likewise over labels that are not rare.';
+
+COMMENT ON COLUMN nightlabel.run_drift.psi_ordinary IS 'An ordinary night of this size reaches this at most.';
+
+COMMENT ON COLUMN nightlabel.run_drift.moved_share IS 'Share of images with labels beyond what an ordinary night has of each, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run_drift.low_score_share IS 'Share of labels with a low score, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run_drift.low_score_share_before IS 'Likewise of the runs before; null where they were not counted.';
+
+COMMENT ON COLUMN nightlabel.run_drift.low_score_share_ordinary IS 'An ordinary night of this size reaches this at most.';
+
+COMMENT ON COLUMN nightlabel.run_drift.mean_score IS 'Mean probability of the labels, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run_drift.mean_score_before IS 'Likewise of the runs before.';
+
+COMMENT ON COLUMN nightlabel.run_drift.mean_score_ordinary IS 'An ordinary night of this size falls to this at most.';
+
+COMMENT ON COLUMN nightlabel.run_drift.dead_ratio IS 'Share of dead letters among labels and dead letters, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.run_drift.dead_ratio_before IS 'Likewise of the runs before; null where they were not counted.';
+
+COMMENT ON COLUMN nightlabel.run_drift.dead_ratio_ordinary IS 'An ordinary night of this size reaches this at most.';
+
+COMMENT ON COLUMN nightlabel.run_drift.moved IS 'Which figures have moved: js_distance, psi, moved_share, low_score_share, mean_score, dead_ratio.';
+
+COMMENT ON COLUMN nightlabel.run_drift.moved_labels IS 'Labels that moved most, first; at most ten, and empty unless something has moved.';
+
+COMMENT ON COLUMN nightlabel.run_drift.shares_before IS 'Their shares of the images of the runs before, beside moved_labels.';
+
+COMMENT ON COLUMN nightlabel.run_drift.shares_now IS 'Their shares of the images of this run, beside moved_labels.';
+
+COMMENT ON COLUMN nightlabel.run_drift.judged_at IS 'When it was judged; again when its report is run again.';
+
+CREATE TABLE nightlabel.run_label (
+    run_id uuid NOT NULL,
+    model_id integer NOT NULL,
+    label text NOT NULL,
+    images bigint NOT NULL,
+    CONSTRAINT run_label_images_check CHECK ((images >= 0))
+);
+
+COMMENT ON TABLE nightlabel.run_label IS 'How many images got which label in a run, counted at its end: what later runs are compared with.';
+
+COMMENT ON COLUMN nightlabel.run_label.run_id IS 'The run.';
+
+COMMENT ON COLUMN nightlabel.run_label.model_id IS 'The model version that gave the labels.';
+
+COMMENT ON COLUMN nightlabel.run_label.label IS 'The label; two classes of one name are counted together.';
+
+COMMENT ON COLUMN nightlabel.run_label.images IS 'Image versions that got the label; fewer once some were forgotten.';
+
 CREATE VIEW nightlabel.run_summary AS
  SELECT r.run_id,
     r.dag_id,
@@ -2160,11 +2431,20 @@ ALTER TABLE ONLY nightlabel.object
 ALTER TABLE ONLY nightlabel.outcome
     ADD CONSTRAINT outcome_pkey PRIMARY KEY (image_id, model_id);
 
+ALTER TABLE ONLY nightlabel.review
+    ADD CONSTRAINT review_pkey PRIMARY KEY (review_id);
+
 ALTER TABLE ONLY nightlabel.run
     ADD CONSTRAINT run_dag_id_airflow_run_id_key UNIQUE (dag_id, airflow_run_id);
 
+ALTER TABLE ONLY nightlabel.run_label
+    ADD CONSTRAINT run_label_pkey PRIMARY KEY (run_id, model_id, label);
+
 ALTER TABLE ONLY nightlabel.run
     ADD CONSTRAINT run_pkey PRIMARY KEY (run_id);
+
+ALTER TABLE ONLY nightlabel.run_quality
+    ADD CONSTRAINT run_quality_pkey PRIMARY KEY (run_id, model_id);
 
 ALTER TABLE ONLY nightlabel.schema_compatibility
     ADD CONSTRAINT schema_compatibility_pkey PRIMARY KEY (revision);
@@ -2187,9 +2467,13 @@ CREATE INDEX object_image_id ON nightlabel.object USING btree (image_id);
 
 CREATE INDEX outcome_day ON ONLY nightlabel.outcome USING brin ((((recorded_at AT TIME ZONE 'UTC'::text))::date) date_minmax_multi_ops) WITH (autosummarize='on');
 
-CREATE INDEX outcome_dead_letter ON ONLY nightlabel.outcome USING btree (recorded_at DESC) INCLUDE (image_id, model_id) WHERE (error_code IS NOT NULL);
+CREATE INDEX outcome_dead_letter ON ONLY nightlabel.outcome USING btree (recorded_at DESC) WHERE (error_code IS NOT NULL);
 
 CREATE INDEX outcome_label ON ONLY nightlabel.outcome USING btree (label, recorded_at DESC) WHERE (label IS NOT NULL);
+
+CREATE INDEX outcome_low_score ON ONLY nightlabel.outcome USING btree (score) WHERE (score < (0.5)::real);
+
+CREATE UNIQUE INDEX review_current ON nightlabel.review USING btree (image_id) WHERE (superseded_at IS NULL);
 
 CREATE INDEX run_started_at ON nightlabel.run USING btree (started_at);
 
@@ -2245,8 +2529,6 @@ REVOKE ALL ON FUNCTION nightlabel.finish_forgetting(id uuid, wanted_bucket text,
 REVOKE ALL ON FUNCTION nightlabel.fold_label_counts() FROM PUBLIC;
 GRANT ALL ON FUNCTION nightlabel.fold_label_counts() TO nightlabel_writer;
 
-REVOKE ALL ON FUNCTION nightlabel.forget_flips(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
-
 REVOKE ALL ON FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION nightlabel.forget_in_chunk(id uuid, wanted_bucket text, wanted_prefix text, in_run uuid, in_plan integer, in_shard integer, in_chunk integer) FROM PUBLIC;
@@ -2262,6 +2544,9 @@ REVOKE ALL ON FUNCTION nightlabel.forgettable_images(wanted_bucket text, wanted_
 REVOKE ALL ON FUNCTION nightlabel.forgotten(id uuid, OUT images bigint, OUT objects bigint, OUT outcomes bigint, OUT manifest_refs bigint, OUT listings bigint, OUT runs bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION nightlabel.outcomes_detached() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION nightlabel.record_review(wanted_bucket text, wanted_key text, right_label text, who text, why text, wanted_etag text, into_golden_set text) FROM PUBLIC;
+GRANT ALL ON FUNCTION nightlabel.record_review(wanted_bucket text, wanted_key text, right_label text, who text, why text, wanted_etag text, into_golden_set text) TO nightlabel_writer;
 
 REVOKE ALL ON FUNCTION nightlabel.runs_at_work(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
 
@@ -2296,6 +2581,11 @@ GRANT SELECT ON TABLE nightlabel.gate_threshold TO nightlabel_writer;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.golden_image TO nightlabel_writer;
 
+GRANT SELECT ON TABLE nightlabel.review TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.image_review TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.image_review TO nightlabel_writer;
+
 GRANT SELECT ON TABLE nightlabel.label_by_prefix TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.label_by_prefix TO nightlabel_writer;
 
@@ -2318,20 +2608,14 @@ GRANT SELECT ON TABLE nightlabel.maintenance_position TO nightlabel_writer;
 
 GRANT SELECT,INSERT ON TABLE nightlabel.manifest_chunk TO nightlabel_writer;
 
-GRANT SELECT ON TABLE nightlabel.model_alias_history TO nightlabel_reader;
-GRANT SELECT ON TABLE nightlabel.model_alias_history TO nightlabel_writer;
-
-GRANT SELECT ON TABLE nightlabel.model_check TO nightlabel_reader;
-GRANT SELECT ON TABLE nightlabel.model_check TO nightlabel_writer;
-
-GRANT SELECT ON TABLE nightlabel.model_check_flip TO nightlabel_reader;
-GRANT SELECT ON TABLE nightlabel.model_check_flip TO nightlabel_writer;
-
 GRANT SELECT ON TABLE nightlabel.never_labelled TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.never_labelled TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.object_outcome TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.object_outcome TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.review_queue TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.review_queue TO nightlabel_writer;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.run TO nightlabel_writer;
 
@@ -2339,6 +2623,13 @@ GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.shard TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.run_cost TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.run_cost TO nightlabel_writer;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.run_quality TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.run_drift TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.run_drift TO nightlabel_writer;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.run_label TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_writer;

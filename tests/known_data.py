@@ -170,6 +170,48 @@ class Run:
         return sum(getattr(shard, count) for shard in self.of_plan())
 
 
+@dataclass(frozen=True)
+class Judged:
+    """How a run's labels compared with those before it. Made up: to work it out is `inference.judging`'s affair."""
+
+    run: Run
+    verdict: str
+    reason: str
+    dead: int
+    scores: tuple[float, ...]
+    """Of the labels that it recorded."""
+    nights: int
+    images_before: int
+    judged_at: datetime
+    figures: dict[str, float]
+    """Distances, shares and means of before; none where nothing was judged."""
+    moved: tuple[str, ...] = ()
+    moved_labels: tuple[tuple[str, float, float], ...] = ()
+
+
+LOW_SCORE = 0.5
+"""Of the known data: `review_queue` shows what is below, and so do runs count it."""
+
+FIGURES = (
+    "js_distance", "js_ordinary", "psi", "psi_ordinary", "moved_share", "low_score_share_before",
+    "low_score_share_ordinary", "mean_score_before", "mean_score_ordinary", "dead_ratio_before", "dead_ratio_ordinary",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Review:
+    """A label that somebody gave to an image."""
+
+    image: Image
+    seen: Outcome
+    label: str
+    label_id: str
+    reviewer: str
+    note: str
+    reviewed_at: datetime
+    superseded_at: datetime | None = None
+
+
 @dataclass
 class World:
     """Everything that the database holds."""
@@ -180,6 +222,8 @@ class World:
     """Images whose bytes were read."""
     outcomes: dict[tuple[UUID, ModelId], Outcome] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
+    reviews: list[Review] = field(default_factory=list)
 
     # What the public views show.
 
@@ -335,6 +379,75 @@ class World:
             if (outcome := self.outcomes.get((found.image.image_id, model))) is not None
         ]
 
+    def run_drift(self) -> list[Row]:
+        rows = []
+        for one in self.judged:
+            low = sum(score < LOW_SCORE for score in one.scores)
+            figures: dict[str, float | None] = {name: one.figures.get(name) for name in FIGURES}
+            rows.append(
+                {"run_id": one.run.run_id, "dag_id": one.run.dag_id, "started_at": one.run.started_at}
+                | of_model(one.run.model)
+                | {"verdict": one.verdict, "reason": one.reason, "images": len(one.scores), "dead": one.dead}
+                | {"nights": one.nights, "images_before": one.images_before}
+                | {name: figures[name] for name in FIGURES[:5]}
+                | {"low_score_share": per(low, len(one.scores))}
+                | {name: figures[name] for name in FIGURES[5:7]}
+                | {"mean_score": per(sum(one.scores), len(one.scores))}
+                | {name: figures[name] for name in FIGURES[7:9]}
+                | {"dead_ratio": per(one.dead, len(one.scores) + one.dead)}
+                | {name: figures[name] for name in FIGURES[9:]}
+                | {
+                    "moved": list(one.moved),
+                    "moved_labels": [label for label, _, _ in one.moved_labels],
+                    "shares_before": [before for _, before, _ in one.moved_labels],
+                    "shares_now": [now for _, _, now in one.moved_labels],
+                    "judged_at": one.judged_at,
+                }
+            )
+        return rows
+
+    def review_queue(self) -> list[Row]:
+        reviewed = {review.image.image_id for review in self.reviews if review.superseded_at is None}
+        rows = []
+        for found in self.existing():
+            best = self.best(found.image)
+            if best and best.score is not None and best.score < 0.5 and found.image.image_id not in reviewed:
+                rows.append(
+                    of_object(found.image)
+                    | {
+                        "label": best.label,
+                        "label_id": best.label_id,
+                        "score": best.score,
+                        "top_labels": list(best.top_labels or ()),
+                        "top_scores": list(best.top_scores or ()),
+                    }
+                    | of_model(best.model)
+                    | {"run_id": best.run_id, "predicted_at": best.recorded_at}
+                )
+        return rows
+
+    def image_review(self) -> list[Row]:
+        return [
+            of_object(review.image)
+            | {
+                "label": review.label,
+                "label_id": review.label_id,
+                "reviewer": review.reviewer,
+                "note": review.note,
+                "reviewed_at": review.reviewed_at,
+                "superseded_at": review.superseded_at,
+                "recorded_by": "postgres",
+            }
+            | of_model(review.seen.model)
+            | {
+                "seen_label": review.seen.label,
+                "seen_label_id": review.seen.label_id,
+                "seen_score": review.seen.score,
+                "is_model_right": review.label_id == review.seen.label_id,
+            }
+            for review in self.reviews
+        ]
+
     def label_change(self) -> list[Row]:
         rows = []
         for found in self.existing():
@@ -465,6 +578,9 @@ VIEWS = (
     "never_labelled",
     "duplicate_content",
     "model_alias_history",
+    "run_drift",
+    "review_queue",
+    "image_review",
 )
 """What analysts may read; each is a method of `World`."""
 
@@ -708,7 +824,58 @@ class Story:
         when = self.moment(NIGHTS, 60)  # and somebody asks for what is done already
         self.run(when, "cli", MODELS[2], []).finished_at = when + timedelta(seconds=8)
         self.world.runs[-1].state = "succeeded"
+        # Last, so that what comes before is what it was.
+        self.judge_runs()
+        self.review_images()
         return self.world
+
+    def judge_runs(self) -> None:
+        """At the end of each run; the first ones have nothing before them."""
+        images_before: Counter[ModelId] = Counter()
+        nights: Counter[ModelId] = Counter()
+        for run in self.world.runs:
+            of_run = [one for one in self.world.outcomes.values() if one.run_id == run.run_id]
+            scores = tuple(one.score for one in of_run if one.score is not None)
+            if run.finished_at is None:
+                continue
+            about = (sum(one.label is None for one in of_run), scores, nights[run.model], images_before[run.model])
+            judged_at = run.finished_at + timedelta(seconds=1)
+            if not images_before[run.model] or not scores:
+                reason = f"{len(scores)} labels are too few to judge, 300 are needed"
+                self.world.judged.append(Judged(run, "not_judged", reason, *about, judged_at, {}))
+            else:
+                figures = {name: self.chance.randrange(1, 64) / 64 for name in FIGURES}
+                has_moved = self.chance.random() < 0.3
+                named = self.chance.sample(LABELS, self.chance.randrange(1, 4)) if has_moved else []
+                labels = {label: (self.chance.randrange(64) / 64, self.chance.randrange(64) / 64) for label, _ in named}
+                self.world.judged.append(
+                    Judged(
+                        run, "moved" if has_moved else "ordinary", "psi 0.500" if has_moved else "", *about, judged_at,
+                        figures, ("psi", "mean_score") if has_moved else (),
+                        tuple((label, *shares) for label, shares in labels.items()),
+                    )
+                )  # fmt: skip
+            images_before[run.model] += len(scores)
+            nights[run.model] += bool(scores)
+
+    def review_images(self) -> None:
+        """Somebody looks at every third label; some are corrected a second time, and the model is right about half."""
+        there = [found.image for found in self.world.existing()]
+        when = self.moment(NIGHTS, 240)
+        for image in [image for image in there if (best := self.world.best(image)) and best.label is not None][::3]:
+            seen = self.world.best(image)
+            assert seen
+            labels = [(seen.label or "", seen.label_id or "")] if self.chance.random() < 0.5 else [*LABELS[:3]]
+            given = self.chance.choice(labels)
+            when += timedelta(minutes=1)
+            review = Review(image, seen, *given, self.chance.choice(("ana", "böse 'ben'")), "", when)
+            if self.chance.random() < 0.2:
+                again = when + timedelta(seconds=30)
+                self.world.reviews.append(replace(review, superseded_at=again))
+                label, label_id = self.chance.choice(LABELS)
+                note = "on a second look"
+                review = replace(review, label=label, label_id=label_id, note=note, reviewed_at=again)
+            self.world.reviews.append(review)
 
     def is_of_former(self, image: Image) -> bool:
         best = self.world.best(image)
@@ -797,6 +964,36 @@ def load(known: World, url: str) -> None:
                     outcome.engine, outcome.run_id, outcome.recorded_at, outcome.is_copied,
                 )
                 for outcome in known.outcomes.values()
+            ],
+        )  # fmt: skip
+        cursor.executemany(
+            "INSERT INTO nightlabel.run_quality (run_id, model_id, judged_at, is_history, verdict, reason, images, "
+            "dead, score_sum, score_square_sum, low_score, low_scores, nights, images_before, "
+            f"{', '.join(FIGURES)}, moved, moved_labels, shares_before, shares_now, thresholds) "
+            f"VALUES (%s, %s, %s, true, {', '.join(['%s'] * (10 + len(FIGURES) + 4))}, '{{}}')",
+            [
+                (
+                    one.run.run_id, ids[one.run.model], one.judged_at, one.verdict, one.reason, len(one.scores),
+                    one.dead, sum(one.scores), sum(score * score for score in one.scores), LOW_SCORE,
+                    sum(score < LOW_SCORE for score in one.scores), one.nights, one.images_before,
+                    *(one.figures.get(name) for name in FIGURES), list(one.moved),
+                    [label for label, _, _ in one.moved_labels], [before for _, before, _ in one.moved_labels],
+                    [now for _, _, now in one.moved_labels],
+                )
+                for one in known.judged
+            ],
+        )  # fmt: skip
+        cursor.executemany(
+            "INSERT INTO nightlabel.review (image_id, bucket, object_key, etag, label, label_id, reviewer, note, "
+            "reviewed_at, superseded_at, model_id, seen_label, seen_label_id, seen_score) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            [
+                (
+                    review.image.image_id, review.image.bucket, review.image.key, review.image.etag, review.label,
+                    review.label_id, review.reviewer, review.note, review.reviewed_at, review.superseded_at,
+                    ids[review.seen.model], review.seen.label, review.seen.label_id, review.seen.score,
+                )
+                for review in known.reviews
             ],
         )  # fmt: skip
 

@@ -54,7 +54,7 @@ which a discovery waits."""
 T = TypeVar("T")
 Values: TypeAlias = "dict[str, Any] | list[Any] | None"
 
-STEPS = ("models", "outcomes", "objects", "manifests", "images", "shards", "label_counts", "vacuum")
+STEPS = ("models", "outcomes", "objects", "manifests", "images", "shards", "label_counts", "run_labels", "vacuum")
 """In the order in which they are done: what refers to something goes before it."""
 
 NOT_LOCKED = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
@@ -213,6 +213,7 @@ class _Maintenance:
             partial(self._remove_images, list(dropped)),
             self._merge_shards,
             self._fold_label_counts,
+            self._remove_run_labels,
             self._vacuum,
         ]
         steps = [self._step(name, step) for name, step in zip(STEPS, batches, strict=True)]
@@ -439,6 +440,17 @@ class _Maintenance:
             yield found
             return
         while some := self._tried(lambda: _count(self._connection, "SELECT nightlabel.fold_label_counts()")):
+            yield some
+
+    def _remove_run_labels(self) -> Iterator[int]:
+        days = max(self._days.runs, self._settings.quality_history_days)
+        values = {"before": self._before(days), "dry_run": self._dry_run}
+        if self._dry_run:
+            with self._bounded_by_what_is_left():
+                found = _count(self._connection, statement("maintain_run_labels"), values)
+            yield found
+            return
+        while some := self._tried(lambda: _count(self._connection, statement("maintain_run_labels"), values)):
             yield some
 
     def _vacuum(self) -> Iterator[int]:

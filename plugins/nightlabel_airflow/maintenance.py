@@ -110,6 +110,7 @@ WORDS = {
     "images": "image versions that nothing refers to",
     "shards": "shards merged into others",
     "label_counts": "label counts folded",
+    "run_labels": "label counts of runs long ago",
     "vacuum": "tables vacuumed and analysed",
 }
 

@@ -21,14 +21,16 @@ from inference.errors import (
     TransientError,
 )
 from nightlabel_airflow.pools import MISSING_POOLS_KEY, MISSING_POOLS_TASK
+from nightlabel_airflow.report_notes import REPORT_NOTE_KEY
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from inference.judging import Verdict
     from inference.ports import ObjectStore
     from inference.settings import Settings
     from inference.sinks.postgres import PostgresSink
-    from inference.types import DeadLetterFilter, Device, Plan, RunRequest, RunSummary, Scope, ShardStats
+    from inference.types import DeadLetterFilter, Device, Plan, QualityRules, RunRequest, RunSummary, Scope, ShardStats
 
 T = TypeVar("T")
 
@@ -236,6 +238,7 @@ class ReportOperator(BaseOperator):
             RunUnknownError: nothing was planned, since ``discover`` failed.
             ShardsUnfinishedError: some shards ran out of retries.
             TooManyDeadError: more dead letters than the run allows.
+            LabelsMovedError: the labels are not like those of the nights before, and the run is to fail for that.
         """
         plan = context["ti"].xcom_pull(task_ids="discover", key=PLAN_KEY)
         if plan is None:
@@ -251,13 +254,30 @@ class ReportOperator(BaseOperator):
         from nightlabel_airflow import connections
 
         dag_run = context["dag_run"]
-        with connections.open_sink(connections.open_settings()) as sink:
+        settings = connections.open_settings()
+        rules = quality_rules_from(context["params"], settings.quality_rules())
+        verdict: Verdict | None = None
+        doubt: InferenceError | None = None
+        with connections.open_sink(settings) as sink:
             summary = wiring.finish_run(sink.find_run(dag_run.dag_id, dag_run.run_id), sink=sink)
             message = sink.read_message(summary.run_id)
-        self.log.info("%s", summary_text(summary))
+            self.log.info("%s", summary_text(summary))
+            try:
+                verdict = wiring.judge_run(summary.run_id, sink=sink, settings=settings, rules=rules)
+            except InferenceError as error:
+                doubt = error  # the books are closed all the same
+        if verdict is not None:
+            self.log.info("%s", verdict_text(verdict))
+            if verdict.name == "moved":
+                doubt = wiring.labels_moved(summary.run_id, verdict)
+                context["ti"].xcom_push(key=REPORT_NOTE_KEY, value=f"Labels unlike those before: {verdict.reason}")
         if summary.state == "failed":
             raise failure_of(summary, message)
-        return summary_counts(summary)
+        if doubt is not None and rules.action == "fail":
+            raise doubt
+        if doubt is not None:
+            self.log.warning("[%s] %s", doubt.code, doubt)
+        return {**summary_counts(summary), "quality": verdict_counts(verdict)}
 
 
 class Progress:
@@ -411,6 +431,48 @@ def summary_text(summary: RunSummary) -> str:
     lines = [f"Run {summary.run_id} {summary.state}, model {summary.model_name}@{summary.model_version}, {speed}"]
     lines += [f"  {name.replace('_', ' '):<15}{getattr(summary, name):>12,}" for name in COUNTS]
     lines.append(f"  of the labelled, {summary.copied:,} copied from an equal image; seconds busy: {seconds}")
+    return "\n".join(lines)
+
+
+def quality_rules_from(params: Mapping[str, Any], rules: QualityRules) -> QualityRules:
+    """Return when labels have moved, as the trigger form asks for, else as the settings say.
+
+    Args:
+        params: The Dag's parameters; one that has none of ``quality_params`` leaves the rules as they are.
+        rules: Those of the settings.
+    """
+    from inference.types import QUALITY_THRESHOLDS
+
+    chosen = {name: params.get(f"quality_{name}") for name in ("action", *QUALITY_THRESHOLDS)}
+    chosen["min_images"] = whole(params.get("quality_min_images"))
+    return replace(rules, **{name: value for name, value in chosen.items() if value is not None})
+
+
+def verdict_counts(verdict: Verdict | None) -> dict[str, Any] | None:
+    """Return what was found of a run's labels, for XCom; the labels that moved are in the log and in run_drift."""
+    if verdict is None:
+        return None
+    return {
+        "verdict": verdict.name,
+        "reason": verdict.reason,
+        **{measure.name: round(measure.value, 6) for measure in verdict.measures},
+    }
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Return a block of lines with every figure of a run's labels, and the labels that moved."""
+    if verdict.name == "not_judged":
+        return f"Labels not judged: {verdict.reason}"
+    is_said = "are like" if verdict.name == "ordinary" else "are NOT like"
+    lines = [f"The labels {is_said} those of the {verdict.nights} runs before ({verdict.images_before:,} labels)"]
+    for measure in verdict.measures:
+        before = "" if measure.before is None else f", before {measure.before:.3f}"
+        mark = "  <-- moved" if measure.is_moved else ""
+        lines.append(
+            f"  {measure.name.replace('_', ' '):<16}{measure.value:>7.3f}{before}, "
+            f"ordinary to {measure.ordinary_to:.3f}, threshold {measure.threshold:g}{mark}"
+        )
+    lines += [f"  {moved.label}: {moved.before:.1%} before, {moved.now:.1%} now" for moved in verdict.moved_labels]
     return "\n".join(lines)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from airflow.sdk import Param
 
 WITHOUT_NUL = r"^[^\x00]*$"
@@ -222,4 +224,49 @@ def model_params(which: str, images: str) -> dict[str, Param]:
         "background_columns": number(
             "integer", "Leading output columns without a label. Empty: as the family says.", minimum=0, maximum=1_000
         ),
+    }
+
+
+def quality_params(environment: Mapping[str, str]) -> dict[str, Param]:
+    """Return the parameters that say when labels are not like those of the nights before, and what that does.
+
+    Args:
+        environment: Of the process that parses the Dag; its ``NIGHTLABEL_QUALITY_ACTION`` is the default of the action.
+    """
+    section = "Watching the labels"
+
+    def threshold(text: str, *, most: float = 1) -> Param:
+        return Param(
+            None,
+            type=["null", "number"],
+            minimum=0,
+            maximum=most,
+            section=section,
+            description=f"{text} Empty: as the workers' NIGHTLABEL_QUALITY_THRESHOLDS says.",
+        )
+
+    return {
+        "quality_action": Param(
+            environment.get("NIGHTLABEL_QUALITY_ACTION") or "warn",
+            type="string",
+            enum=["off", "warn", "fail"],
+            section=section,
+            description="What labels do that are not like those of the 28 days before: nothing, a warning in the log "
+            "of report, or report fails. Every outcome is recorded in any case.",
+        ),
+        "quality_min_images": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            maximum=1_000_000_000,
+            section=section,
+            description="Labels that a run must have to be judged. Empty: as the workers' "
+            "NIGHTLABEL_QUALITY_THRESHOLDS says.",
+        ),
+        "quality_js": threshold("Jensen-Shannon distance of the label mixes (0 to 1) that is worth a word."),
+        "quality_psi": threshold("Population stability index of the label mixes that is worth a word.", most=100),
+        "quality_moved_share": threshold("Share of images with labels beyond the ordinary (0 to 1), likewise."),
+        "quality_low_score_rise": threshold("Rise of the share of low scores (0 to 1), likewise."),
+        "quality_score_drop": threshold("Fall of the mean score (0 to 1), likewise."),
+        "quality_dead_rise": threshold("Rise of the share of dead letters (0 to 1), likewise."),
     }

@@ -34,7 +34,8 @@ def label_tasks(discover: DiscoverOperator) -> None:
         trigger_rule=TriggerRule.ALL_DONE,
         execution_timeout=timedelta(minutes=30),
         doc_md="Runs whatever happened before. Logs every count of the run and fails if shards are unfinished or too "
-        "many images are dead.",
+        "many images are dead. Compares the labels with those of the 28 days before, and warns, or fails, if they have "
+        "moved.",
     )
     for device, task_id in TASK_OF_DEVICE.items():
         classify = ClassifyShardOperator.partial(

@@ -22,6 +22,7 @@ def test_the_words_of_the_library_need_the_standard_library_only(module):
         "inference.listing",
         "inference.planning",
         "inference.fetching",
+        "inference.judging",
         "inference.writing",
         "inference.sources.manifest",
         "inference.sources.inventory",

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import ParamValidationError
 from nightlabel_airflow.retries import RETRY_BY_ERROR
 from nightlabel_airflow.timetables import NightlyTimetable
 
-from inference.types import RunRequest
+from inference.types import QUALITY_THRESHOLDS, QualityRules, RunRequest
 
 # Airflow itself warns when it reads .airflowignore: its pathspec pattern has a new name.
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
@@ -97,7 +97,9 @@ def test_every_task_is_tried_again_by_the_class_of_its_error_and_none_runs_for_e
 def test_the_form_has_every_parameter_described_bounded_and_in_a_section(dag):
     assert list(dag.params) == [
         "bucket", "prefix", "scope", "manifest", "inventory", "max_images", "dry_run", "model", "device",
-        "allow_cpu_fallback", "shard_size", "max_dead_ratio", "min_images_for_ratio",
+        "allow_cpu_fallback", "shard_size", "max_dead_ratio", "min_images_for_ratio", "quality_action",
+        "quality_min_images", "quality_js", "quality_psi", "quality_moved_share", "quality_low_score_rise",
+        "quality_score_drop", "quality_dead_rise",
     ]  # fmt: skip
     for name, param in ((name, dag.params.get_param(name)) for name in dag.params):
         assert param.description.endswith("."), name
@@ -108,15 +110,27 @@ def test_the_form_has_every_parameter_described_bounded_and_in_a_section(dag):
 
 def test_the_form_and_the_library_agree_on_names_and_defaults(dag):
     defaults = {field.name: field.default for field in fields(RunRequest)}
-    form = {name: dag.params[name] for name in dag.params if name != "bucket"}
+    form = {name: dag.params[name] for name in dag.params if name != "bucket" and not name.startswith("quality_")}
 
     assert form == {name: defaults[name] for name in form}
     assert set(defaults) - set(form) == {"bucket", "dead_letters", "dag_id", "airflow_run_id", "plan_attempt"}
 
 
+def test_the_form_has_every_threshold_of_the_labels_and_leaves_it_to_the_settings(dag):
+    form = {name.removeprefix("quality_"): dag.params[name] for name in dag.params if name.startswith("quality_")}
+
+    assert list(form) == ["action", "min_images", *QUALITY_THRESHOLDS]
+    assert form == dict.fromkeys(form) | {"action": QualityRules().action}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("quality_action", "ignore"),
+        ("quality_js", 1.5),
+        ("quality_psi", -0.1),
+        ("quality_score_drop", "some"),
+        ("quality_min_images", 0),
         ("bucket", "b" * 64),
         ("prefix", "p" * 1025),
         ("model", ""),

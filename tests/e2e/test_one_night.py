@@ -97,6 +97,28 @@ def test_too_many_dead_letters_fail_the_run_after_everything_is_recorded(running
     assert "max_dead_ratio is 0.4; see dead_letter_open; most often not_an_image (1)" in night.log("report")
 
 
+def test_labels_that_moved_fail_the_report_if_they_are_to_and_never_the_run(running: RunningStack):
+    bucket = running.new_bucket()
+    quality = {"quality_action": "fail", "quality_min_images": 30}
+    for night, photos in (("1", ("cat", "coffee")), ("2", ("cat", "coffee", "rocket"))):
+        for name in photos:
+            for number in range(18):
+                running.put(bucket, f"{night}/{name}-{number}", photo(name) + f"{night} {number}".encode())
+    first = Night(running, bucket=bucket, prefix="1/", **quality)
+    assert first.state == "success", "there is nothing yet to compare with"
+    assert "Labels not judged: the nights before hold 0 labels of this model" in first.log("report")
+
+    second = Night(running, bucket=bucket, prefix="2/", **quality)
+    rocket = running.labels(bucket)["2/rocket-0"]
+    assert second.states()["report"] == {"failed"}
+    assert (second.summary()["state"], second.summary()["labelled"]) == ("succeeded", 54)
+    assert f"[labels_moved] the labels of run {second.summary()['run_id']}" in second.log("report")
+    assert f"{rocket}: 0.0% before, 33.3% now" in second.log("report")
+    assert f"{rocket} 0.0% -> 33.3%" in second.row()["note"]
+    [row] = running.rows("SELECT * FROM run_drift WHERE run_id = %s", second.summary()["run_id"])
+    assert (row["verdict"], row["moved_labels"][0]) == ("moved", rocket)
+
+
 def test_dead_letters_are_closed_by_an_overwritten_object_or_tried_again_by_hand(running: RunningStack):
     running.unpause("retry_dead_letters")
     bucket = running.new_bucket()

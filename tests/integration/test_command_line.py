@@ -178,6 +178,70 @@ def test_too_many_dead_letters_exit_with_1_after_everything_is_recorded(cli: Com
     assert (summary["state"], summary["labelled"], summary["dead"], summary["unfinished"]) == ("failed", 1, 1, 0)
 
 
+def a_night(bucket: Bucket, night: int, photos: dict[str, int]) -> None:
+    """So many images of each photo, no two of them alike."""
+    bodies = [(name, copy) for name, copies in photos.items() for copy in range(copies)]
+    with ThreadPoolExecutor(8) as pool:
+        list(
+            pool.map(
+                lambda one: bucket.put(f"{night}/{one[0]}-{one[1]}", photo(one[0]) + f"{night} {one[1]}".encode()),
+                bodies,
+            )
+        )
+
+
+def test_a_planted_drift_is_said_in_that_run_and_recorded_with_the_labels_that_moved(cli: CommandLine, bucket: Bucket):
+    lower = {"NIGHTLABEL_QUALITY_THRESHOLDS": "min_images=50"}
+    usual = dict.fromkeys(("cat", "coffee", "astronaut", "flower"), 15)
+    a_night(bucket, 1, usual)
+    first = cli("classify", "--bucket", bucket.name, "--prefix", "1/", **lower)
+    assert "warning" not in first.stderr, "there is nothing yet to compare with"
+
+    a_night(bucket, 2, usual | {"rocket": 20})  # a quarter of the night
+    second = cli("classify", "--bucket", bucket.name, "--prefix", "2/", "--json", **lower)
+    [warning] = [line for line in second.stderr.splitlines() if line.startswith("warning")]
+    assert warning.startswith("warning [labels_moved]: ")
+    summary = json.loads(second.stdout.splitlines()[-1])
+    assert (summary["state"], summary["quality"]["verdict"], summary["quality"]["nights"]) == ("succeeded", "moved", 1)
+    [row] = cli.rows("SELECT * FROM run_drift WHERE verdict = 'moved'")
+    rocket = cli.labels()["2/rocket-0"]
+    assert str(row["run_id"]) == summary["run_id"]
+    assert row["moved_labels"][0] == summary["quality"]["moved_labels"][0]["label"] == rocket
+    assert row["shares_now"][0] == pytest.approx(0.25)
+    assert f"{rocket} 0.0% -> 25.0%" in warning
+
+    # To fail instead: the books are whole, and their line is the last as ever.
+    a_night(bucket, 3, {"rocket": 60})
+    third = cli("classify", "--bucket", bucket.name, "--prefix", "3/", "--quality", "fail", status=1, **lower)
+    assert "error [labels_moved]: " in third.stderr
+    assert "succeeded with efficientnet-lite0@1: discovered 60 = already_done 0" in third.stdout.splitlines()[-1]
+    assert len(cli.rows("SELECT * FROM run_drift WHERE verdict = 'moved'")) == 2
+
+
+def test_a_reviewer_lists_records_and_exports(cli: CommandLine, bucket: Bucket):
+    for sample in PHOTOS:
+        bucket.put(sample.key, photo_bytes(sample))
+    cli.classify("--bucket", bucket.name)
+    listing = cli("review", "list", "--below", "0.5", "--json").stdout.splitlines()
+    [lowest, *_] = [json.loads(line) for line in listing]
+    text = cli("review", "list", "--below", "0.5", "--limit", "1").stdout
+    assert text.startswith(
+        f"{lowest['score']:.3f}\t{bucket.name}\t{lowest['object_key']!r}\t{lowest['top_labels'][0]} "
+    )
+
+    right = ("--bucket", bucket.name, "--key", lowest["object_key"], "--etag", lowest["etag"])
+    said = cli("review", "record", *right, "--label", "tabby", "--reviewer", "ana", "--note", "blurred").stdout
+    assert said == f"review 1: {lowest['object_key']!r} of {bucket.name} is tabby; it is in the golden set default\n"
+    assert len(cli("review", "list", "--below", "0.5", "--json").stdout.splitlines()) == len(listing) - 1
+    refused = cli("review", "record", *right, "--label", "unicorn", "--reviewer", "ana", status=1).stderr
+    assert refused.startswith("error [bad_review]: the model efficientnet-lite0@1 knows no label 'unicorn'")
+    exported = cli("review", "export").stdout.splitlines()
+    assert exported[0].startswith("bucket,object_key,etag,label,label_id,reviewer,note,")
+    assert f"{lowest['object_key']},{lowest['etag']},tabby," in exported[1]
+    [golden] = cli.rows("SELECT * FROM nightlabel.golden_image")
+    assert (golden["object_key"], golden["origin"]) == (lowest["object_key"], "review")
+
+
 def test_tensorflow_is_not_loaded_to_classify_on_a_cpu(cli: CommandLine, bucket: Bucket):
     bucket.put("a", photo("cat"))
     imported = cli("classify", "--bucket", bucket.name, PYTHONPROFILEIMPORTTIME="1").stderr

@@ -10,7 +10,8 @@ import pytest
 from nightlabel_airflow import operators
 
 from inference.errors import RunInterruptedError, SettingsError, ShardsUnfinishedError, TooManyDeadError
-from inference.types import DeadLetterFilter, ModelId, Plan, RunRequest, RunSummary
+from inference.judging import Measure, MovedLabel, Verdict
+from inference.types import DeadLetterFilter, ModelId, Plan, QualityRules, RunRequest, RunSummary
 
 RUN_ID = UUID("cf2ebf3f-eb23-a16e-82e2-108fa59fc7e5")
 PARAMS = {
@@ -176,6 +177,45 @@ def test_too_many_dead_images_fail_the_run_with_what_the_ledger_says_of_them():
 
     assert isinstance(error, TooManyDeadError)
     assert str(error) == f"{message}; every outcome is recorded all the same"
+
+
+MOVED = Verdict(
+    "moved",
+    "psi 0.412 (ordinary up to 0.100); moved most: ship 0.0% -> 20.0%",
+    (Measure("psi", 0.4123, None, 0.05, 0.1, True), Measure("mean_score", 0.7, 0.75, 0.6, 0.03, False)),
+    (MovedLabel("ship", 0.0, 0.2),),
+    nights=28,
+    images_before=14_000,
+)
+
+
+def test_the_form_goes_before_the_settings_where_it_says_something():
+    settings = QualityRules("warn", 500, js=0.2, psi=0.3)
+    form = {"quality_action": "fail", "quality_min_images": 600.0, "quality_js": None, "quality_psi": 0.0}
+
+    assert operators.quality_rules_from(form, settings) == QualityRules("fail", 600, js=0.2, psi=0.0)
+    assert operators.quality_rules_from(PARAMS, settings) == settings, "a Dag without these parameters"
+
+
+def test_the_log_has_every_figure_of_the_labels_and_names_those_that_moved():
+    lines = operators.verdict_text(MOVED).splitlines()
+
+    assert lines == [
+        "The labels are NOT like those of the 28 runs before (14,000 labels)",
+        "  psi               0.412, ordinary to 0.050, threshold 0.1  <-- moved",
+        "  mean score        0.700, before 0.750, ordinary to 0.600, threshold 0.03",
+        "  ship: 0.0% before, 20.0% now",
+    ]
+    assert operators.verdict_text(Verdict("not_judged", "too few")) == "Labels not judged: too few"
+    assert "are like" in operators.verdict_text(Verdict("ordinary", ""))
+
+
+def test_what_the_report_returns_of_the_labels_is_small():
+    counts = operators.verdict_counts(MOVED)
+
+    assert counts == {"verdict": "moved", "reason": MOVED.reason, "psi": 0.4123, "mean_score": 0.7}
+    assert operators.verdict_counts(None) is None
+    json.dumps(counts)
 
 
 def test_missing_pools_are_named_with_the_command_that_makes_them():

@@ -24,6 +24,7 @@ import pytest
 from inference.settings import read_settings
 from inference.sinks.migrating import migrate
 from inference.sinks.postgres import PostgresSink
+from inference.sinks.statements import statement
 from inference.types import (
     ContentDigest,
     ImageRef,
@@ -337,6 +338,42 @@ def test_the_further_views(bench: Bench, ask: Reader, question: str):
     bench.time(question, None, lambda ledger: ask(ledger, sql, *values), repeats=repeats)
 
 
+def test_the_lowest_scores_that_wait_for_a_review(bench: Bench, ask: Reader):
+    sql = "SELECT object_key, score FROM review_queue WHERE score < 0.4 ORDER BY score LIMIT 100"
+    for ledger in bench.ledgers.values():
+        lowest = ledger.rows(
+            "SELECT score FROM nightlabel.latest_prediction WHERE score < 0.4 ORDER BY score LIMIT 100"
+        )
+        assert [score for _, score in ask(ledger, sql)] == [row["score"] for row in lowest]
+        assert len(lowest) == 100
+    bench.time("lowest 100 scores to review (review_queue)", 20, lambda ledger: ask(ledger, sql))
+
+
+def test_the_labels_of_a_run_are_counted_out_of_its_days(bench: Bench):
+    """As the end of each run counts them; a run of one day here, a sixtieth of the ledger."""
+    day = (DAY - date(2026, 9, 1)).days
+    run_id = uuid.UUID(bytes=hashlib.sha256(day.to_bytes(4, "big")).digest()[:16])
+    what = {"run_id": run_id, "low_score": 0.4, "first_day": DAY, "last_day": DAY}
+
+    def count(ledger: Ledger) -> Rows:
+        with psycopg.connect(ledger.url) as connection:
+            sql = "SELECT model_id FROM nightlabel.model WHERE version = '3'"
+            [model_id] = connection.execute(sql).fetchone() or (0,)
+            found = connection.execute(statement("quality_labels"), {**what, "model_id": model_id}, prepare=False)
+            return found.fetchall()
+
+    for ledger in bench.ledgers.values():
+        [whole] = ledger.rows(
+            "SELECT count(c.label) AS images, sum(c.score)::real AS score_sum FROM nightlabel.outcome AS c "
+            "JOIN nightlabel.model AS m ON m.model_id = c.model_id WHERE c.run_id = %s AND m.version = '3'",
+            run_id,
+        )
+        rows = count(ledger)
+        assert sum(row[1] for row in rows) == whole["images"] > 0
+        assert sum(row[2] for row in rows) == pytest.approx(whole["score_sum"], rel=1e-4)
+    bench.time("labels of a run of one day, counted", None, count)
+
+
 def test_a_hundred_thousand_listed_keys_are_compared_with_the_ledger(bench: Bench):
     listings = {}
     for ledger in bench.ledgers.values():
@@ -469,7 +506,7 @@ def test_the_figures_are_reached_and_hold_from_the_small_to_the_large_ledger(
     total = sum(after.values())
     lines.append(f"| all | {sum(before.values()) / small:.0f} | {total / large:.0f} | {total / large / 10:.1f} |")
     if not bench.is_timed:
-        assert len(bench.figures) == 12 + len(FURTHER)
+        assert len(bench.figures) == 14 + len(FURTHER)
         return
     with capsys.disabled():
         print("\n" + "\n".join(lines))  # noqa: T201 - what the suite is run for

@@ -56,6 +56,11 @@ def percent(part: int, whole: int, digits: int = 1) -> Decimal | None:
     return rounded(Fraction(100 * part, whole), digits)
 
 
+def percent_of(share: float) -> Decimal | None:
+    """As Postgres makes percents of a share in single precision, which it shows with six digits."""
+    return rounded(100 * Fraction(f"{share:.6g}"), 1)
+
+
 def of_real(value: Fraction | float, digits: int) -> Any:
     """Equal to what was rounded from single precision, whose last digit may go either way."""
     return pytest.approx(rounded(value, digits), abs=Decimal("1.01").scaleb(-digits))
@@ -334,7 +339,59 @@ def agreement_of_models(world: World, given: Given) -> Answer:
     return [(both, same, percent(same, both) if both else None)]
 
 
+@answers
+def images_to_review(world: World, given: Given) -> Answer:
+    rows = [row for row in world.review_queue() if row["score"] < float(given["below"])]
+    rows.sort(key=lambda row: (row["score"], by_key(row)))
+    return [
+        (r["bucket"], r["object_key"], r["label"], r["score"], r["top_labels"][1], r["top_scores"][1])
+        for r in first(given, rows)
+    ]
+
+
+@answers
+def right_by_reviews(world: World, given: Given) -> Answer:
+    seen: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in world.image_review():
+        if row["superseded_at"] is None:
+            seen[model_of(row), row["seen_label"]].append(row)
+    rows: Answer = []
+    for (model, label), found in seen.items():
+        wrong = Counter(row["label"] for row in found if not row["is_model_right"])
+        mostly = min(wrong, key=lambda one: (-wrong[one], one.encode())) if wrong else ""
+        if len(found) >= int(given["least"]):
+            rows.append((model, label, len(found), percent(len(found) - wrong.total(), len(found)), mostly))
+    return sorted(rows, key=lambda row: (-row[2], *bytewise(row[0], row[1])))
+
+
 # Operators.
+
+
+@answers
+def runs_that_moved(world: World, given: Given) -> Answer:
+    rows = [row for row in first(given, newest(world.run_drift()), "runs") if row["verdict"] == "moved"]
+    return [
+        (
+            row["started_at"], model_of(row), row["images"], ", ".join(row["moved"]),
+            ", ".join(
+                f"{label} {percent_of(before)} -> {percent_of(now)}"
+                for label, before, now in zip(row["moved_labels"], row["shares_before"], row["shares_now"], strict=True)
+            ),
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+@answers
+def quality_of_runs(world: World, given: Given) -> Answer:
+    return [
+        (
+            row["started_at"], row["verdict"], row["images"], row["mean_score"],
+            None if row["low_score_share"] is None else percent_of(row["low_score_share"]),
+            None if row["dead_ratio"] is None else percent_of(row["dead_ratio"]), row["js_distance"],
+        )
+        for row in first(given, newest(world.run_drift()), "runs")
+    ]  # fmt: skip
 
 
 @answers

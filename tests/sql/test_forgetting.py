@@ -44,6 +44,7 @@ from inference.types import (
     ImageRef,
     ListedObject,
     ModelId,
+    ReviewRequest,
     RunRequest,
     StageSeconds,
     key_of,
@@ -90,6 +91,19 @@ def planted(ledger: Ledger) -> Ledger:
         ledger.work(ledger.plan(*(seen(key, ETAGS[1]) for key in everything), **{source: address}))
     ledger.execute("ANALYZE")
     return ledger
+
+
+@pytest.fixture
+def watched(planted: Ledger) -> Ledger:
+    """The same, with runs that were judged and images that were reviewed."""
+    for run in planted.rows("SELECT run_id FROM nightlabel.run"):
+        wiring.judge_run(run["run_id"], sink=planted.sink, settings=planted.settings)
+    for key in (KEYS[0], "z.jpg"):
+        review = ReviewRequest(BUCKET, key, "dog", "ana", note=f"{SECRET} again" if key in KEYS else "")
+        wiring.record_review(planted.settings, review)
+        wiring.record_review(planted.settings, dataclasses.replace(review, label="cat"))
+    planted.execute("ANALYZE")
+    return planted
 
 
 def needles() -> set[str]:
@@ -163,41 +177,45 @@ def summaries(ledger: Ledger) -> list[dict[str, Any]]:
     return [ledger.summary(run["run_id"]) for run in runs]
 
 
-def test_no_trace_is_left_in_any_column_of_any_table(planted: Ledger):
-    before = traces(planted)
+def test_no_trace_is_left_in_any_column_of_any_table(watched: Ledger):
+    before = traces(watched)
     # Where the product writes them at present; the search itself knows of no table.
     assert before >= {
         "image.object_key", "image.image_id", "image.etag", "image.content_sha256",
         "object.object_key", "object.image_id", "outcome_model_1.image_id", "outcome_model_1.message",
         "outcome_model_2.image_id", "listing.prefix", "run.prefix", "run.parameters",
         "manifest_chunk.object_key", "manifest_chunk.image_id", "manifest_chunk.etag",
+        "review.object_key", "review.image_id", "review.etag", "review.note",
+        "golden_image.object_key", "golden_image.etag",
         "statistics of image.object_key",
     }  # fmt: skip
 
-    forget(planted)
+    forget(watched)
 
-    assert traces(planted) == set()
+    assert traces(watched) == set()
 
 
-def test_what_belongs_to_others_stays_as_it_was(planted: Ledger):
+def test_what_belongs_to_others_stays_as_it_was(watched: Ledger):
     queries = (
         "SELECT * FROM nightlabel.latest_prediction",
         "SELECT * FROM nightlabel.dead_letter_open",
         "SELECT * FROM nightlabel.image",
         "SELECT * FROM nightlabel.object",
         "SELECT i.object_key, o.* FROM nightlabel.outcome AS o JOIN nightlabel.image AS i USING (image_id)",
+        "SELECT * FROM nightlabel.review",
+        "SELECT * FROM nightlabel.golden_image",
     )
-    before = [others(planted.rows(query)) for query in queries]
-    listings = planted.rows("SELECT * FROM nightlabel.listing WHERE prefix = ''")
-    assert all(before[index] for index in (0, 2, 3, 4))
+    before = [others(watched.rows(query)) for query in queries]
+    listings = watched.rows("SELECT * FROM nightlabel.listing WHERE prefix = ''")
+    assert all(before[index] for index in (0, 2, 3, 4, 5, 6))
 
-    forget(planted)
+    forget(watched)
 
-    assert [others(planted.rows(query)) for query in queries] == before
-    assert planted.latest()["z.jpg"] == "cat", "a label that was copied from equal bytes is the copy's own"
-    assert set(planted.latest()) == set(NEIGHBOURS)
-    assert planted.open_dead_letters() == {}
-    assert planted.rows("SELECT * FROM nightlabel.listing") == listings
+    assert [others(watched.rows(query)) for query in queries] == before
+    assert watched.latest()["z.jpg"] == "cat", "a label that was copied from equal bytes is the copy's own"
+    assert set(watched.latest()) == set(NEIGHBOURS)
+    assert watched.open_dead_letters() == {}
+    assert watched.rows("SELECT * FROM nightlabel.listing") == listings
 
 
 def test_a_dry_run_counts_what_would_go_and_changes_nothing(planted: Ledger):
@@ -234,6 +252,33 @@ def test_sums_of_labels_are_without_what_was_forgotten(planted: Ledger):
     forget(planted)
     gone = {("tiny", "cat"): 4, ("second", "cat"): 2}
     assert sums() == {key: images - gone.get(key, 0) for key, images in before.items()}
+
+
+def test_reviews_and_golden_images_are_counted_with_the_keys_that_they_hold(watched: Ledger):
+    found = wiring.count_forgettable(REQUEST, settings=watched.settings)
+    assert (found.images, found.objects) == (6, len(KEYS) + 2 + 1)
+    assert forget(watched) == dataclasses.replace(found, examples=())
+    assert wiring.count_forgettable(REQUEST, settings=watched.settings).is_nothing
+
+
+def test_no_later_run_is_compared_with_what_was_forgotten(watched: Ledger):
+    def counted() -> list[tuple[Any, ...]]:
+        """Of each run that was judged: labels counted one by one, labels in all, dead letters, scores."""
+        rows = watched.rows(
+            "SELECT q.images, q.dead, q.score_sum, q.score_square_sum, "
+            "(SELECT sum(l.images)::int FROM nightlabel.run_label AS l WHERE l.run_id = q.run_id) AS labels "
+            "FROM nightlabel.run_quality AS q JOIN nightlabel.run AS r USING (run_id) ORDER BY r.started_at"
+        )
+        return [tuple(row.values()) for row in rows]
+
+    every = len(KEYS) + len(NEIGHBOURS)
+    labelled = every - 1  # one of the keys is dead
+    of_secret, of_others = 2, len(NEIGHBOURS)
+    assert counted()[0] == (labelled, 1, labelled * 0.75, labelled * 0.5625, labelled)
+
+    forget(watched)
+    assert counted()[0] == (of_others, 0, of_others * 0.75, of_others * 0.5625, of_others)
+    assert labelled - of_others == of_secret
 
 
 def test_the_books_of_every_run_stay_and_a_shard_that_is_done_again_counts_them_as_gone(planted: Ledger):
