@@ -47,7 +47,7 @@ test: setup ## everything that needs no GPU, browser or hour
 
 test-faults: setup ## kill, cut and starve it some hundred times, and check the books (half an hour; SEED=n repeats a run)
 	@$(BIN)/python -m pytest tests/faults --faults-full $(if $(SEED),--seed $(SEED))
-	@$(BIN)/python -m pytest tests/integration tests/e2e --faults-full -m full $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m pytest tests/unit tests/integration tests/e2e --faults-full -m full $(if $(SEED),--seed $(SEED))
 
 test-scale: setup ## at ten million outcomes: time what analysts ask and workers write, list a million keys; print the figures (twenty minutes, 12 GB)
 	@$(BIN)/python -m pytest tests/scale --scale

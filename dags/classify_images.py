@@ -3,7 +3,7 @@
 Every night, or when somebody presses *Trigger*, each image of a bucket that has no label yet is fetched, decoded and
 classified, and its label is written to the results database, once.
 
-`discover` → `classify_on_cpu` or `classify_on_gpu` (one mapped task per shard) → `report`
+`discover` → `classify_on_cpu` or `classify_on_gpu` (one mapped task per shard) → `report` → `shadow`
 
 **When it runs.** Nightly at 02:00 UTC, or as `NIGHTLABEL_SCHEDULE` says (a cron expression in UTC; `none` for runs by
 hand only), one run at a time. A start that was missed by more than five minutes is left out, so neither unpausing the
@@ -16,6 +16,10 @@ triggered while the Dag is paused waits until it is unpaused.
 
 **A bucket too large to list.** Give a `manifest` that names the objects, or the `inventory` report that S3 makes of the
 bucket. Such a run labels what these show, and takes nothing for deleted.
+
+**A shadow model.** With `shadow_share` above 0 (or `NIGHTLABEL_SHADOW_SHARE`, for scheduled runs) and a model that
+holds the alias `shadow`, a run that succeeded has a shadow: `shadow` starts a run of the Dag `shadow_images`, in
+which that model looks at a share of what was labelled. The state of this run never hangs on it.
 
 **What the counts mean.** `report` logs them, and the view `run_summary` keeps them:
 `discovered = already_done + deferred + labelled + dead + gone + done_elsewhere + unfinished`
@@ -52,9 +56,10 @@ from nightlabel_airflow.params import (
     limit_params,
     manifest_params,
     quality_params,
+    shadow_params,
     source_params,
 )
-from nightlabel_airflow.tasks import DEFAULT_ARGS, TASK_OF_DEVICE, label_tasks
+from nightlabel_airflow.tasks import DEFAULT_ARGS, TASK_OF_DEVICE, label_tasks, shadow_task
 from nightlabel_airflow.timetables import schedule_from
 
 WHAT = "What to label"
@@ -80,18 +85,18 @@ with DAG(
         **how_params(),
         **limit_params(max_dead_ratio=0.5),
         **quality_params(os.environ),
+        **shadow_params("A shadow model", os.environ),
     },
     default_args=DEFAULT_ARGS,
     doc_md=__doc__,
     tags=["images", "nightlabel"],
 ):
-    label_tasks(
-        DiscoverOperator(
-            task_id="discover",
-            task_of_device=TASK_OF_DEVICE,
-            execution_timeout=timedelta(hours=6),
-            doc_md="Lists the bucket, or reads the manifest or inventory report that names its objects, leaves out "
-            "what has an outcome, and stores the shards of the rest in the results database. Its log says what was "
-            "found. Clearing it plans the run anew.",
-        )
+    discover = DiscoverOperator(
+        task_id="discover",
+        task_of_device=TASK_OF_DEVICE,
+        execution_timeout=timedelta(hours=6),
+        doc_md="Lists the bucket, or reads the manifest or inventory report that names its objects, leaves out what "
+        "has an outcome, and stores the shards of the rest in the results database. Its log says what was found. "
+        "Clearing it plans the run anew.",
     )
+    shadow_task(discover, label_tasks(discover))

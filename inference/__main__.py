@@ -24,7 +24,9 @@ from inference.types import (
     DeadLetterFilter,
     ForgetRequest,
     Forgettable,
+    LabelFilter,
     MaintenanceRequest,
+    Plan,
     RegistrationRequest,
     ReviewRequest,
     RunRequest,
@@ -77,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m inference",
         description="Classify the images of a bucket and record a label for each in Postgres, once.",
         epilog="The store is found by the AWS_* variables (AWS_ENDPOINT_URL_S3, keys or role, region), the database by "
-        "NIGHTLABEL_DATABASE_URL, the models by NIGHTLABEL_MODEL_STORE; README.md lists every setting.",
+        "NIGHTLABEL_DATABASE_URL, the models by NIGHTLABEL_MODEL_STORE; docs/settings.md lists every setting.",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log what is done, to standard error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -118,6 +120,13 @@ def _parser() -> argparse.ArgumentParser:
         help="what labels do that are not like those of the nights before: nothing, a warning on standard error, or "
         "exit status 1, with every outcome recorded (default: the setting NIGHTLABEL_QUALITY_ACTION)",
     )
+    classify.add_argument(
+        "--shadow-share",
+        type=_share,
+        metavar="R",
+        help="afterwards let the model with the alias `shadow`, if there is one, look at this share of the images that "
+        "were labelled, 0 to 1, for comparison only (default: NIGHTLABEL_SHADOW_SHARE)",
+    )
     classify.set_defaults(command=_classify)
 
     retry = commands.add_parser(
@@ -148,6 +157,43 @@ def _parser() -> argparse.ArgumentParser:
     ):
         classes.add_argument(f"--{name}", dest="permanent", action="store_const", const=name, default="any", help=text)
     retry.set_defaults(command=_retry)
+
+    again = commands.add_parser(
+        "reclassify",
+        help="label existing objects again, with another model",
+        description="Label the objects of a bucket again that have a label by another model and match every filter "
+        "given, but for those that have an outcome by the model already: so running it again does the rest. The bucket "
+        "is not listed: what was overwritten or deleted since counts as gone. Discovered are the objects that match. "
+        "Labels of other models stay, and latest_prediction shows the best one.",
+        epilog="Look with --dry-run first: it says how many images, and about how long. docs/labelling-again.md has "
+        "more. Exit status: 0 when every image has an outcome and the dead ratio holds, 1 when not, 2 for usage.",
+    )
+    _add_run_options(again, max_dead_ratio=defaults.max_dead_ratio)
+    again.add_argument(
+        "--labelled-by",
+        metavar="NAME@VERSION",
+        help="everything that this model labelled, and the other filters look at its labels; without it, at those that "
+        "latest_prediction would show without the model to label with",
+    )
+    which = again.add_mutually_exclusive_group()
+    which.add_argument("--label", metavar="L", help="only objects with this label, by its name")
+    which.add_argument("--label-id", metavar="I", help="only objects with this label, by its id")
+    again.add_argument(
+        "--since", metavar="T", help="only labels recorded at this date or time (ISO 8601, UTC) or later"
+    )
+    again.add_argument("--until", metavar="T", help="only labels recorded before this date or time")
+    again.add_argument(
+        "--dead-letters-too",
+        action="store_true",
+        help="objects as well for which there is a dead letter instead of a label",
+    )
+    again.add_argument(
+        "--images-per-second",
+        type=_rate,
+        metavar="R",
+        help="begin at most so many images a second (default: as many as go)",
+    )
+    again.set_defaults(command=_reclassify)
 
     migrate = commands.add_parser(
         "migrate",
@@ -466,11 +512,22 @@ def _share(text: str) -> float:
     return value
 
 
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images a second, above 0")
+    return value
+
+
 def _classify(options: argparse.Namespace, settings: Settings) -> int:
     request = dataclasses.replace(
         _request(options), scope=options.scope, manifest=options.manifest, inventory=options.inventory
     )
-    return _run(request, options, settings)
+    share = settings.shadow_share if options.shadow_share is None else options.shadow_share
+    return _run(request, options, settings, shadow_share=share)
 
 
 def _retry(options: argparse.Namespace, settings: Settings) -> int:
@@ -483,6 +540,21 @@ def _retry(options: argparse.Namespace, settings: Settings) -> int:
         permanent=options.permanent,
     )
     return _run(dataclasses.replace(_request(options), dead_letters=chosen), options, settings)
+
+
+def _reclassify(options: argparse.Namespace, settings: Settings) -> int:
+    from inference.planning import parse_time
+
+    chosen = LabelFilter(
+        label=options.label,
+        label_id=options.label_id,
+        since=parse_time("--since", options.since) if options.since else None,
+        until=parse_time("--until", options.until) if options.until else None,
+        labelled_by=options.labelled_by,
+        dead_letters_too=options.dead_letters_too,
+    )
+    request = dataclasses.replace(_request(options), labelled=chosen, images_per_second=options.images_per_second)
+    return _run(request, options, settings)
 
 
 def _request(options: argparse.Namespace) -> RunRequest:
@@ -498,8 +570,8 @@ def _request(options: argparse.Namespace) -> RunRequest:
     )
 
 
-def _run(request: RunRequest, options: argparse.Namespace, settings: Settings) -> int:
-    """Run everything in this process and print how it ended."""
+def _run(request: RunRequest, options: argparse.Namespace, settings: Settings, *, shadow_share: float = 0.0) -> int:
+    """Run everything on this machine and print how it ended; then the shadow, which changes nothing of that."""
     from inference import wiring
     from inference.planning import check_request
 
@@ -520,20 +592,63 @@ def _run(request: RunRequest, options: argparse.Namespace, settings: Settings) -
     if result.problem is not None:
         _complain(result.problem, EXIT_FAILED, options)
     if result.summary is None:
-        plan = {
-            name: getattr(result.plan, name)
-            for name in ("discovered", "already_done", "deferred", "to_classify", "to_classify_bytes")
-        }
-        _say(
-            json.dumps({"dry_run": True, "model": str(result.plan.model), **plan})
-            if options.json
-            else (f"dry run with {result.plan.model}: " + ", ".join(f"{name} {value}" for name, value in plan.items()))
-        )
+        _say(_plan_json(result.plan, request) if options.json else _plan_line(result.plan, request))
         return EXIT_OK
     _say(_summary_json(result.summary, result.verdict) if options.json else _summary_line(result.summary))
     if isinstance(result.problem, RunInterruptedError):
         return EXIT_INTERRUPTED
+    if result.problem is None:
+        _run_shadow(result.summary, request, shadow_share, settings)
     return EXIT_OK if result.problem is None else EXIT_FAILED
+
+
+def _run_shadow(main: RunSummary, request: RunRequest, share: float, settings: Settings) -> None:
+    """Let the shadow model look at a share of a run's images, and tell it on standard error; it fails nothing."""
+    if share == 0:
+        return
+    from inference import wiring
+
+    try:
+        with _progress_bar() as bar:
+
+            def advance(images: int, total: int) -> None:
+                if bar is not None:
+                    bar.total = total
+                    bar.update(images)
+
+            result = wiring.shadow(main, request, share, settings=settings, progress=advance)
+    except (Exception, KeyboardInterrupt) as error:  # whatever it is, the run above stands
+        logging.getLogger(__name__).debug("Failed", exc_info=error)
+        code = error.code if isinstance(error, InferenceError) else type(error).__name__
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"[{code}] {error}"
+        sys.stderr.write(f"the shadow run failed, and the run above stands: {reason}\n")
+        return
+    if result is not None and result.summary is not None:
+        why = "" if result.problem is None else f"; [{result.problem.code}] {result.problem}"
+        sys.stderr.write(f"shadow {_summary_line(result.summary)}{why}\n")
+
+
+PLAN_COUNTS = ("discovered", "already_done", "deferred", "to_classify", "to_classify_bytes")
+
+
+def _plan_json(plan: Plan, request: RunRequest) -> str:
+    facts: dict[str, object] = {name: getattr(plan, name) for name in PLAN_COUNTS}
+    if request.is_estimated:
+        facts |= {
+            "max_images_per_second": plan.images_per_second,
+            "recent_images_per_second": None if plan.speed is None else plan.speed.images_per_second,
+            "is_speed_of_model": None if plan.speed is None else plan.speed.is_of_model,
+            "expected_s": plan.expected_s,
+        }
+    return json.dumps({"dry_run": True, "model": str(plan.model), **facts})
+
+
+def _plan_line(plan: Plan, request: RunRequest) -> str:
+    from inference.planning import duration_text
+
+    counts = ", ".join(f"{name} {getattr(plan, name)}" for name in PLAN_COUNTS)
+    time = f"; it takes {duration_text(plan)}" if request.is_estimated else ""
+    return f"dry run with {plan.model}: {counts}{time}"
 
 
 def _progress_bar(unit: str = "images") -> AbstractContextManager[tqdm[Any] | None]:
@@ -688,7 +803,7 @@ def _list_reviews(options: argparse.Namespace, settings: Settings) -> int:
 
     queue = wiring.list_review_queue(
         settings,
-        below=settings.low_score if options.below is None else options.below,
+        below=min(settings.low_score, 0.5) if options.below is None else options.below,
         bucket=options.bucket,
         prefix=options.prefix,
         model=options.model,

@@ -35,14 +35,18 @@ NIGHTS_OF_USUAL: Final = 4.0
 USUAL_BURST: Final = 1.5
 """Images come in bursts, several of one scene, so that sampling is by so much coarser than one by one; likewise."""
 
-SURE: Final = 4.0
-"""Standard deviations by which a distance is beyond chance: one ordinary night of thirty thousand."""
+SURE: Final = 4.5
+"""Standard deviations by which a distance is beyond chance: one ordinary night of three hundred thousand, if all that
+follows were known and not estimated; as it is, one of some thousand."""
 
-SURE_OF_A_SHARE: Final = 3.7
-"""Likewise of low scores, dead letters and the mean score: one of ten thousand."""
+SURE_OF_A_SHARE: Final = 4.0
+"""Likewise of low scores, dead letters and the mean score."""
 
-SURE_OF_A_LABEL: Final = 3.7
+SURE_OF_A_LABEL: Final = 4.0
 """Likewise of a single label that has risen by ``LEAST_RISE``: few labels are frequent enough to do so by chance."""
+
+LEAST_NIGHTS: Final = 3
+"""Nights that show what nights differ by, from which a distance can be an alarm: it adds up what is not known yet."""
 
 LEAST_RISE: Final = 0.05
 """Share of the images by which a single label has to rise before all of its rise is counted as beyond the ordinary."""
@@ -206,6 +210,7 @@ class _Mix:
         scale = self.images / self.total
         self.frequent = sorted(label for label, images in counts.items() if images * scale >= LEAST_EXPECTED)
         teaching = [one for one in before if one.is_ordinary]
+        self.is_known = len(teaching) >= LEAST_NIGHTS
         self.burst = _burst(sorted(set(counts) - set(self.frequent)), teaching)
         self.spreads, self.spread = _spreads(self.frequent, teaching, self.burst)
         self.of_history = sum(size * size for size in self.sizes) / self.total**2
@@ -244,9 +249,11 @@ class _Mix:
             (now - share) * math.log(now / share)
             for _, share, now in ((label, share, max(now, 0.5 / self.images)) for label, share, now in classes)
         )
+        is_js_moved = self.is_known and js_distance >= max(js_limit, rules.js)
+        is_psi_moved = self.is_known and psi >= max(chance, rules.psi)
         return (
-            Measure("js_distance", js_distance, None, js_limit, rules.js, js_distance >= max(js_limit, rules.js)),
-            Measure("psi", psi, None, chance, rules.psi, psi >= max(chance, rules.psi)),
+            Measure("js_distance", js_distance, None, js_limit, rules.js, is_js_moved),
+            Measure("psi", psi, None, chance, rules.psi, is_psi_moved),
         )
 
     def moved_share(self, rules: QualityRules) -> Measure:
@@ -292,9 +299,10 @@ def _burst(labels: Iterable[str], nights: Sequence[Night]) -> float:
     """Return by what images that come several at a time make sampling coarser, as rare labels show it; at least 1."""
     rare = dict.fromkeys(labels, (0.0, 0.0, 0.0))
     for night in nights:
+        size = night.images
         for label, images in night.labels.items():
             if (sums := rare.get(label)) is not None:
-                rare[label] = (sums[0] + images, sums[1] + images * images, sums[2] + images * night.images)
+                rare[label] = (sums[0] + images, sums[1] + images * images, sums[2] + images * size)
     sizes = [night.images for night in nights]
     total, square = sum(sizes), sum(size * size for size in sizes)
     known = len(nights) - 1

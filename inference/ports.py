@@ -29,6 +29,7 @@ from inference.types import (
     ShardStats,
     SharedFile,
     StageSeconds,
+    Turns,
 )
 
 
@@ -308,6 +309,14 @@ class OutcomeSink(ShardSink, Protocol):
 
     def claim_shard(self, run_id: UUID, shard_number: int) -> Shard:
         """Start a new attempt of a shard; every older attempt of it can write no more."""
+        ...
+
+    def reserve_turns(self, shard: Shard, images: int) -> Turns:
+        """Return when so many images of an attempt may begin, by the rate that all workers of its run share.
+
+        Raises:
+            StaleAttemptError: a newer attempt has taken over.
+        """
         ...
 
     def finish_run(self, run_id: UUID) -> RunSummary:

@@ -26,6 +26,7 @@ from inference.errors import (
 )
 from inference.fetching import fetch_image
 from inference.memory import Memory, Reserve, no_limit
+from inference.pacing import Pacer
 from inference.ports import Clock, Decoder, ModelHandle, ObjectStore, ShardSink, Watchdog
 from inference.predicting import predict_batch
 from inference.types import (
@@ -171,6 +172,8 @@ class ShardRunner:
     """Ends this process when one of its own threads hangs in a decoder."""
     memory: Memory | None = None
     """What there is for objects and for decoding; None for no bound."""
+    pacer: Pacer | None = None
+    """Lets images begin in their turn; None where the run has no rate to keep to."""
     _decoding: threading.Semaphore = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -248,16 +251,8 @@ class ShardRunner:
             InferenceError: what ended the batches, once those before it are recorded, or what predicting or
                 writing met.
         """
-        predicting: deque[tuple[int, Batch, Future[list[Outcome]]]] = deque()
+        predicting: deque[Future[list[Outcome]]] = deque()
         writes: deque[Future[None]] = deque()
-
-        def hand_on() -> None:
-            number, batch, outcomes = predicting.popleft()
-            predicted = outcomes.result()
-            while len(writes) >= WRITES_BEHIND:
-                writes.popleft().result()
-            writes.append(writer.submit(self._write, attempt, number, batch, predicted))
-
         trouble: InferenceError | None = None
         for number in itertools.count(1):
             try:
@@ -267,11 +262,14 @@ class ShardRunner:
             except InferenceError as error:
                 trouble = error
                 break
-            while len(predicting) >= self._predicting_at_most:
-                hand_on()
-            predicting.append((number, batch, engine.submit(self._predict, batch, attempt)))
-        while predicting:
-            hand_on()
+            while predicting and (predicting[0].done() or len(predicting) >= self._predicting_at_most):
+                predicting.popleft().result()
+            while writes and (writes[0].done() or len(writes) >= self._predicting_at_most + WRITES_BEHIND):
+                writes.popleft().result()
+            predicting.append(engine.submit(self._predict, batch, attempt))
+            # It is the writer that waits for the prediction, so that it is recorded at once, also while the next batch
+            # takes long to come.
+            writes.append(writer.submit(self._write, attempt, number, batch, predicting[-1]))
         for write in writes:
             write.result()
         if trouble is not None:
@@ -324,19 +322,32 @@ class ShardRunner:
         for chunk in self.sink.read_manifest(attempt.shard):
             if chunk.done_elsewhere:
                 yield DoneElsewhere(chunk.done_elsewhere)
-            yield from chunk.copies
+            upcoming = itertools.count(len(chunk.copies) + len(chunk.refs), -1)
+            for copy in chunk.copies:
+                self._wait_for_turn(next(upcoming))
+                yield copy
             for ref in chunk.refs:
                 # The last suspect is cleared before an image is decoded in this process again: were there another one
                 # that kills it, this attempt would end as the last one did.
-                while waiting and (len(waiting) >= self.window or 0 < suspects <= cleared):
+                while waiting and (
+                    len(waiting) >= self.window
+                    or 0 < suspects <= cleared
+                    or (self.pacer is not None and waiting[0].done())  # the next turn may be long in coming
+                ):
                     prepared = waiting.popleft().result()
                     cleared += not isinstance(prepared, Gone)  # what has vanished was not what the last one was at
                     yield prepared
                 if cleared >= suspects:
                     suspects = 0
+                self._wait_for_turn(next(upcoming))
                 waiting.append(io.submit(self._prepare, ref, attempt, is_apart=suspects > 0))
         while waiting:
             yield waiting.popleft().result()
+
+    def _wait_for_turn(self, upcoming: int) -> None:
+        """Wait until the next image may begin. No stage is waited for in it, and nothing is locked or counted."""
+        if self.pacer is not None:
+            self.pacer.wait(upcoming)
 
     def _prepare_at_last(self, trouble: _Trouble, attempt: _Attempt) -> Prepared:
         """Try a ref again that the store did not give us, and condemn it only if the store answers otherwise.
@@ -411,7 +422,8 @@ class ShardRunner:
         attempt.timer.add(Stage.PREDICT, began)
         return [*predictions, *batch.copies, *batch.dead]
 
-    def _write(self, attempt: _Attempt, number: int, batch: Batch, outcomes: list[Outcome]) -> None:
+    def _write(self, attempt: _Attempt, number: int, batch: Batch, predicted: Future[list[Outcome]]) -> None:
+        outcomes = predicted.result()
         began = attempt.timer.now()
         self.sink.record_batch(
             attempt.shard,

@@ -128,6 +128,12 @@ class Settings(BaseSettings):
     copy_labels: bool = True
     """Whether an image whose bytes the model has labelled under another key gets that label without being read."""
 
+    shadow_share: Share = 0.0
+    """Share of a nightly run's labelled images that the model with the alias ``shadow`` looks at as well, 0 to 1."""
+
+    shadow_minutes: Count = 30
+    """Minutes that a shadow run may take; what will not fit in is left out."""
+
     top_k: Count = 5
     """Labels kept for each image, best first."""
 

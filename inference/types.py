@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -393,6 +394,39 @@ class DeadLetterFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelFilter:
+    """Which existing objects a run labels again, by a label that another model than the run's gave them.
+
+    That label is the one by ``labelled_by``; without it the one that ``latest_prediction`` would show if the run's own
+    model had recorded nothing, so that the choice is the same before, during and after the run. Each other part
+    narrows the choice.
+    """
+
+    label: str | None = None
+    """Its name; names may repeat."""
+    label_id: str | None = None
+    """Its id."""
+    since: datetime | None = None
+    """Aware; recorded at this time or later."""
+    until: datetime | None = None
+    """Aware; recorded before this time."""
+    labelled_by: str | None = None
+    """NAME@VERSION, or an alias, which is resolved when the run is planned."""
+    dead_letters_too: bool = False
+    """Whether objects are chosen as well for which that model has a dead letter instead of a label."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowSample:
+    """Which images of a run another model looks at as well, for comparison only."""
+
+    run_id: UUID
+    """The run whose labels are compared with."""
+    share: float
+    """Of the images that it labelled, 0 to 1. Whether an image is among them hangs on the image alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """What a run is asked to do."""
 
@@ -418,15 +452,55 @@ class RunRequest:
     """With the address of a manifest the run lists no bucket: it takes the objects that the manifest names."""
     inventory: str | None = None
     """With the address of an S3 Inventory report's ``manifest.json`` the run takes the objects that it shows."""
+    labelled: LabelFilter | None = None
+    """With a filter the run lists no bucket: it labels existing objects that match again, unless its model has."""
+    shadow: ShadowSample | None = None
+    """With a sample the run lists no bucket: it takes images that another run labelled, and names that run."""
+    images_per_second: float | None = None
+    """Most images that all workers of the run together begin in a second; None for no bound."""
+    longest_shard_s: float | None = None
+    """Seconds that a shard may take at ``images_per_second`` alone; smaller ones are cut. None where no time-out is."""
+    time_budget_s: float | None = None
+    """Seconds after which no shard goes on; images for which the time is not likely to do are deferred."""
     dag_id: str = "cli"
     airflow_run_id: str | None = None
     plan_attempt: int = 0
     """Fencing token of discovery: a plan of an older try than the one that planned the run last is refused."""
 
     @property
+    def is_by_ledger(self) -> bool:
+        """Whether the results database names the run's images, so that nothing is listed or read to find them."""
+        return self.dead_letters is not None or self.labelled is not None or self.shadow is not None
+
+    @property
     def is_by_listing(self) -> bool:
         """Whether the bucket is listed, so that a key under the prefix that does not come is known to be gone."""
-        return self.dead_letters is None and self.manifest is None and self.inventory is None
+        return not self.is_by_ledger and self.manifest is None and self.inventory is None
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether the plan says how long the run is going to take."""
+        return self.labelled is not None or self.shadow is not None or self.images_per_second is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast runs on the same device were of late."""
+
+    images_per_second: float
+    """Computed images a second, above 0."""
+    is_of_model: bool
+    """Whether they were runs of the very model, or of others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """When the images may begin that a worker has asked for."""
+
+    wait_s: float
+    """Seconds until the first may; below 0 where it might have begun earlier."""
+    images_per_second: float
+    """The others follow one another at this rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,6 +549,10 @@ class RunRules:
     max_dead_ratio: float
     min_images_for_ratio: int
     allow_cpu_fallback: bool
+    images_per_second: float | None = None
+    """The rate that all of its shards share; None for no bound."""
+    seconds_left: float | None = None
+    """Until its time is up, below 0 when it is; None for no bound."""
 
     def allows(self, stats: ShardStats) -> bool:
         """Return whether a shard has few enough dead letters."""
@@ -498,6 +576,24 @@ class Plan:
     shards: tuple[int, ...]
     """Shard numbers, from 0."""
     list_s: float
+    images_per_second: float | None = None
+    """The rate that the run keeps to; None for no bound."""
+    speed: Speed | None = None
+    """How fast it is likely to be without that; None if nobody knows, or nobody has asked."""
+
+    @property
+    def expected_s(self) -> float | None:
+        """Seconds that the images to classify are likely to take; None if nobody knows."""
+        if self.to_classify == 0:
+            return 0.0
+        if self.speed is None:
+            return None
+        return self.to_classify / min(self.speed.images_per_second, self.images_per_second or math.inf)
+
+    @property
+    def least_s(self) -> float:
+        """Seconds that the images to classify take at least, by the rate that the run keeps to; 0 without one."""
+        return 0.0 if self.images_per_second is None else self.to_classify / self.images_per_second
 
 
 @dataclass(frozen=True, slots=True)
@@ -527,6 +623,12 @@ class RunSummary:
     decode_s: float
     predict_s: float
     write_s: float
+    max_images_per_second: float | None = None
+    """The rate that the run keeps to; None without a bound."""
+    expected_s: float | None = None
+    """Seconds that its images were likely to take when it was planned; None if nobody knew, or asked."""
+    shadow_of: UUID | None = None
+    """The run whose images a shadow run looks at; None for every other run."""
 
     @property
     def is_balanced(self) -> bool:

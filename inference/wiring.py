@@ -8,6 +8,7 @@ import logging
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -21,6 +22,7 @@ from inference.errors import (
     SettingsError,
     ShardError,
     ShardsUnfinishedError,
+    TimeIsUpError,
     TooManyDeadError,
     TransientError,
     WorkerDiedError,
@@ -40,7 +42,9 @@ from inference.types import (
     RegistrationRequest,
     ReviewRequest,
     RunRequest,
+    RunRules,
     RunSummary,
+    ShadowSample,
     ShardStats,
 )
 
@@ -225,7 +229,10 @@ def available_device(wanted: Device, *, allow_cpu_fallback: bool) -> Device:
 
 
 def discover(request: RunRequest, *, store: ObjectStore, sink: PostgresSink) -> Plan:
-    """Find the run's objects, or the dead letters to try again, and plan the run; with ``dry_run`` only say what it is.
+    """Find the run's objects and plan the run; with ``dry_run`` only say what it is.
+
+    The objects are those that a listing, a manifest or an inventory shows, or what the results database chooses: dead
+    letters to try again, objects to label again, a sample for a shadow model.
 
     Raises:
         SettingsError, ModelUnknownError: the request cannot be met.
@@ -236,13 +243,13 @@ def discover(request: RunRequest, *, store: ObjectStore, sink: PostgresSink) -> 
     from inference.listing import TimedListing
 
     listing = None
-    if request.dead_letters is None:
+    if not request.is_by_ledger:
         listing = TimedListing(_source_of(request, store), request.bucket, request.prefix, SystemClock())
     plan = sink.plan_run(request, listing)
     logger.info(
         "Found %d %s in %.1f s: %d already done, %d to classify in %d shards, %d deferred",
         plan.discovered,
-        "dead letters" if listing is None else "objects",
+        "dead letters" if request.dead_letters is not None else "objects",
         plan.list_s,
         plan.already_done,
         plan.to_classify,
@@ -300,16 +307,28 @@ def run_shard(
 
     Raises:
         TooManyDeadError: more dead letters than the run allows; their outcomes are written.
+        TimeIsUpError: the run has used up its time budget; what was recorded stays.
         DeviceUnavailableError: the run wants a GPU and this worker has none.
         InferenceError: as ``ShardRunner.run``.
     """
     from inference.isolation import IsolatedDecoders
     from inference.memory import Memory, give_freed_memory_back
+    from inference.pacing import Pacer, at_pace
     from inference.runner import ShardRunner
     from inference.sinks.postgres import reasons_text
     from inference.watchdog import Watchdog
 
-    shard, rules = sink.claim_shard(run_id, shard_number), sink.read_rules(run_id)
+    rules = sink.read_rules(run_id)
+    check_time_left(rules)
+    shard = sink.claim_shard(run_id, shard_number)
+    rate = rules.images_per_second
+
+    def count(images: int) -> None:
+        if progress is not None:
+            progress(images)
+        if rules.seconds_left is not None:
+            check_time_left(sink.read_rules(run_id))
+
     try:
         device = available_device(shard.device, allow_cpu_fallback=rules.allow_cpu_fallback)
         handle = (
@@ -320,21 +339,22 @@ def run_shard(
     except BaseException:
         sink.release_shard(shard)
         raise
+    batch_size = at_pace(settings.batch_size or handle.best_batch_size, rate)
     with Watchdog(settings.decode_timeout_s) as watchdog:
         runner = ShardRunner(
             store=store,
             handle=handle,
             sink=sink,
             clock=SystemClock(),
-            batch_size=settings.batch_size or handle.best_batch_size,
-            calls_a_batch=CALLS_A_BATCH,
+            batch_size=batch_size,
+            calls_a_batch=max(1, at_pace(CALLS_A_BATCH * batch_size, rate) // batch_size),
             fetch_threads=settings.fetch_threads,
             decode_threads=settings.decode_threads,
             window=settings.window,
             max_object_bytes=settings.max_object_bytes,
             max_pixels=settings.max_pixels,
             top_k=settings.top_k,
-            progress=progress,
+            progress=count,
             decoder=lambda: IsolatedDecoders(
                 memory.processes(settings.decode_threads),
                 handle.preprocessing,
@@ -344,6 +364,7 @@ def run_shard(
             ),
             watchdog=watchdog,
             memory=memory,
+            pacer=None if rate is None else Pacer(partial(sink.reserve_turns, shard), SystemClock(), time.sleep),
         )
         stats = runner.run(shard)
     if not rules.allows(stats):
@@ -353,6 +374,18 @@ def run_shard(
             f"and max_dead_ratio is {rules.max_dead_ratio:g}{reasons}; dead_letter_open has each one's reason"
         )
     return stats
+
+
+def check_time_left(rules: RunRules) -> None:
+    """Refuse to begin, or to go on with, a shard of a run whose time is up.
+
+    Raises:
+        TimeIsUpError: it is.
+    """
+    if rules.seconds_left is not None and rules.seconds_left <= 0:
+        raise TimeIsUpError(
+            "the run has used up the time that it was given; what was recorded stays, and the rest is left unfinished"
+        )
 
 
 def finish_run(run_id: UUID, *, sink: PostgresSink) -> RunSummary:
@@ -483,6 +516,57 @@ def _judged(
         return None, error
     is_moved = verdict is not None and verdict.name == "moved"
     return verdict, labels_moved(run_id, verdict) if is_moved and verdict is not None else None
+
+
+def shadow(
+    main: RunSummary,
+    request: RunRequest,
+    share: float,
+    *,
+    settings: Settings,
+    progress: Callable[[int, int], None] | None = None,
+) -> RunResult | None:
+    """Let the shadow model look at a share of the images that a run has labelled: a run of its own, for comparison.
+
+    Args:
+        main: The run, which has ended.
+        request: What it was asked to do.
+        share: Of the images that it labelled, 0 to 1.
+        settings: As of ``classify``, and how long it may take.
+        progress: As of ``classify``.
+
+    Returns:
+        None where there is nothing to do: no model holds the alias ``shadow``, or it is the run's own, or the run has
+        labelled nothing, or no share is wanted.
+
+    Raises:
+        InferenceError: nothing was planned, or the books could not be closed; nothing of ``main`` changes by that.
+    """
+    if share == 0 or main.labelled == 0:
+        return None
+    with open_sink(settings) as sink:
+        model = find_shadow(sink)
+    if model is None or model == ModelId(main.model_name, main.model_version):
+        return None
+    asked = RunRequest(
+        bucket=request.bucket,
+        prefix=request.prefix,
+        model=str(model),
+        device=request.device,
+        allow_cpu_fallback=request.allow_cpu_fallback,
+        max_dead_ratio=1.0,
+        shadow=ShadowSample(main.run_id, share),
+        time_budget_s=settings.shadow_minutes * 60.0,
+    )
+    return classify(asked, settings=settings, progress=progress)
+
+
+def find_shadow(sink: PostgresSink) -> ModelId | None:
+    """Return the model that holds the alias ``shadow``, or None."""
+    from inference.models import registry
+
+    with sink.asking() as connection:
+        return registry.find_alias(connection, registry.SHADOW)
 
 
 def _with_attempts(run: Callable[[], ShardStats]) -> ShardStats:
@@ -773,9 +857,15 @@ def list_review_queue(
         limit: How many at most.
 
     Raises:
+        SettingsError: the queue does not reach so far up.
         SchemaMissingError, SinkCredentialsError, SinkUnavailableError: it cannot be read.
     """
     from inference.sinks import reviewing
+
+    if not 0 < below <= 0.5:
+        raise SettingsError(
+            f"below is {below:g}, and review_queue holds scores below 0.5; give at most that, or ask latest_prediction"
+        )
 
     return reviewing.list_queue(settings, below=below, bucket=bucket, prefix=prefix, model=model, limit=limit)
 

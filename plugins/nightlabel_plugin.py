@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from airflow.plugins_manager import AirflowPlugin
-from nightlabel_airflow import pools, report_notes
+from nightlabel_airflow import notes, pools
 from nightlabel_airflow.timetables import NightlyTimetable
 
 
 class NightlabelPlugin(AirflowPlugin):
-    """The timetable that never starts late, and the listeners that look for missing pools and note what moved."""
+    """The timetable that never starts late, and the listeners that look for missing pools and write notes."""
 
     name = "nightlabel"
     timetables = [NightlyTimetable]
-    listeners = [pools, report_notes]
+    listeners = [pools, notes]

@@ -126,14 +126,14 @@ COMMENT ON COLUMN nightlabel.dead_letter_open.run_id IS 'The run that recorded i
 COMMENT ON COLUMN nightlabel.dead_letter_open.failed_at IS 'When it was recorded.';
 
 COMMENT ON COLUMN nightlabel.run_summary.run_id IS 'Id of the run.';
-COMMENT ON COLUMN nightlabel.run_summary.dag_id IS 'classify_images or retry_dead_letters; cli for the command line.';
+COMMENT ON COLUMN nightlabel.run_summary.dag_id IS 'classify_images, retry_dead_letters, reclassify_images or shadow_images; cli for the command line.';
 COMMENT ON COLUMN nightlabel.run_summary.airflow_run_id IS 'Airflow''s own id of the run; null where Airflow did not start it.';
 COMMENT ON COLUMN nightlabel.run_summary.state IS 'planned, running, succeeded or failed.';
 COMMENT ON COLUMN nightlabel.run_summary.started_at IS 'When the run began.';
 COMMENT ON COLUMN nightlabel.run_summary.finished_at IS 'When it ended; null while it runs.';
 COMMENT ON COLUMN nightlabel.run_summary.model_name IS 'Name of the model that the run was planned with.';
 COMMENT ON COLUMN nightlabel.run_summary.model_version IS 'Version of that model.';
-COMMENT ON COLUMN nightlabel.run_summary.discovered IS 'Objects that the listing, the manifest or the inventory showed; in a retry, the dead letters that matched.';
+COMMENT ON COLUMN nightlabel.run_summary.discovered IS 'Objects that the listing, the manifest or the inventory showed; in a retry, the dead letters that matched; where objects are labelled again, those that matched; in a shadow run, the sample.';
 COMMENT ON COLUMN nightlabel.run_summary.dead IS 'Dead letters recorded by this run.';
 COMMENT ON COLUMN nightlabel.run_summary.images_per_second IS 'Labelled and dead, over the time since the start of the run.';
 COMMENT ON COLUMN nightlabel.run_summary.list_s IS 'Seconds of the listing.';

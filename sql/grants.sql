@@ -7,7 +7,7 @@ GRANT SELECT ON
     nightlabel.label_by_prefix, nightlabel.object_outcome, nightlabel.label_change, nightlabel.dead_letter_reason,
     nightlabel.run_cost, nightlabel.never_labelled, nightlabel.duplicate_content, nightlabel.model_alias_history,
     nightlabel.model_check, nightlabel.model_check_flip, nightlabel.run_drift, nightlabel.review_queue,
-    nightlabel.image_review
+    nightlabel.image_review, nightlabel.shadow_daily
     TO nightlabel_reader;
 
 -- Workers read everything, also what nobody grants a right to below (nightlabel.alembic_version,
@@ -19,7 +19,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA nightlabel TO nightlabel_writer;
 REVOKE ALL ON nightlabel.forgetting FROM nightlabel_writer;
 GRANT INSERT, UPDATE ON
     nightlabel.image, nightlabel.object, nightlabel.listing, nightlabel.outcome, nightlabel.run, nightlabel.shard,
-    nightlabel.golden_image, nightlabel.run_quality, nightlabel.run_label
+    nightlabel.golden_image, nightlabel.run_quality, nightlabel.run_label, nightlabel.run_pace
     TO nightlabel_writer;
 GRANT INSERT ON nightlabel.manifest_chunk, nightlabel.model, nightlabel.gate_check TO nightlabel_writer;
 -- Moving an alias is the owner's right: no worker promotes a model.

@@ -284,6 +284,25 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION nightlabel.forget_flips(wanted_bucket text, wanted_prefix text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'nightlabel', 'pg_temp'
+    AS $$
+    UPDATE nightlabel.gate_check AS c
+    SET flips = coalesce(
+        (
+            SELECT jsonb_agg(f.flip ORDER BY f.place)
+            FROM jsonb_array_elements(c.flips) WITH ORDINALITY AS f (flip, place)
+            WHERE NOT (f.flip ->> 'bucket' = wanted_bucket AND (f.flip ->> 'object_key') ^@ wanted_prefix)
+        ),
+        '[]'::jsonb
+    )
+    WHERE EXISTS (
+        SELECT FROM jsonb_array_elements(c.flips) AS f (flip)
+        WHERE f.flip ->> 'bucket' = wanted_bucket AND (f.flip ->> 'object_key') ^@ wanted_prefix
+    )
+$$;
+
 CREATE FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
@@ -425,6 +444,7 @@ BEGIN
         AND NOT EXISTS (SELECT FROM nightlabel.image AS i WHERE i.image_id = o.image_id);
     GET DIAGNOSTICS deleted_objects = ROW_COUNT;
     deleted_others := nightlabel.forget_other_keys(wanted_bucket, wanted_prefix);
+    PERFORM nightlabel.forget_flips(wanted_bucket, wanted_prefix);
     DELETE FROM nightlabel.listing AS l
     WHERE l.bucket = wanted_bucket AND l.prefix ^@ wanted_prefix AND l.prefix <> '';
     GET DIAGNOSTICS deleted_listings = ROW_COUNT;
@@ -1132,7 +1152,7 @@ COMMENT ON COLUMN nightlabel.gate_check.production_images_per_second IS 'Likewis
 
 COMMENT ON COLUMN nightlabel.gate_check.label_shifts IS 'Which label of production became which of the candidate, the most frequent first: {"from_label_id", "from_label", "to_label_id", "to_label", "images"}.';
 
-COMMENT ON COLUMN nightlabel.gate_check.flips IS 'Images that the models label differently, some of them, by image id; model_check_flip shows their keys.';
+COMMENT ON COLUMN nightlabel.gate_check.flips IS 'Images that the models label differently, some of them; model_check_flip shows them. Those that are forgotten are taken out.';
 
 ALTER TABLE nightlabel.gate_check ALTER COLUMN check_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME nightlabel.gate_check_check_id_seq
@@ -1146,7 +1166,7 @@ ALTER TABLE nightlabel.gate_check ALTER COLUMN check_id ADD GENERATED ALWAYS AS 
 CREATE TABLE nightlabel.gate_threshold (
     model_name text NOT NULL,
     golden_set text DEFAULT 'default'::text NOT NULL,
-    min_golden_images integer DEFAULT 100 NOT NULL,
+    min_golden_images integer DEFAULT 150 NOT NULL,
     max_unreadable double precision DEFAULT 0.05 NOT NULL,
     min_top1 double precision DEFAULT 0.5 NOT NULL,
     max_loss double precision DEFAULT 0.02 NOT NULL,
@@ -1638,6 +1658,211 @@ COMMENT ON COLUMN nightlabel.manifest_chunk.size_bytes IS 'Their sizes.';
 
 COMMENT ON COLUMN nightlabel.manifest_chunk.prior_attempts IS 'Attempts that the ledger held when planned; above 0 for a dead letter that is tried again.';
 
+CREATE VIEW nightlabel.model_alias_history AS
+ SELECT a.alias,
+    m.name AS model_name,
+    m.version AS model_version,
+    a.valid_from,
+    a.valid_to,
+    a.changed_by,
+    a.approved_by,
+    a.reason,
+    a.is_forced,
+    a.check_id,
+    a.ended_by,
+    a.ended_reason
+   FROM (nightlabel.model_alias a
+     JOIN nightlabel.model m ON ((m.model_id = a.model_id)));
+
+COMMENT ON VIEW nightlabel.model_alias_history IS 'One row per alias and span in which it named one model version: who moved it there, when, why, and by which check.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.alias IS 'production, candidate or shadow.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.model_name IS 'Name of the model that it named.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.valid_from IS 'Start of the span.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.valid_to IS 'End of the span; null while the alias names this version.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.changed_by IS 'Database user who moved the alias there.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.approved_by IS 'Who said yes in Airflow; null where the login of changed_by did it by hand.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.reason IS 'Why it was moved, in words.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.is_forced IS 'Whether somebody overrode the gate.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.check_id IS 'The check that the promotion rests on; see model_check.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.ended_by IS 'Database user who moved the alias on or took it away; null while it holds.';
+
+COMMENT ON COLUMN nightlabel.model_alias_history.ended_reason IS 'Why, in words; null while it holds.';
+
+CREATE VIEW nightlabel.model_check AS
+ SELECT c.check_id,
+    m.name AS model_name,
+    m.version AS model_version,
+    p.name AS production_name,
+    p.version AS production_version,
+    c.checked_at,
+    c.checked_by,
+    c.verdict,
+    ARRAY( SELECT (r.reason ->> 'threshold'::text)
+           FROM jsonb_array_elements(c.reasons) WITH ORDINALITY r(reason, place)
+          WHERE (NOT ((r.reason ->> 'is_warning'::text))::boolean)
+          ORDER BY r.place) AS stopped_by,
+    ARRAY( SELECT (r.reason ->> 'message'::text)
+           FROM jsonb_array_elements(c.reasons) WITH ORDINALITY r(reason, place)
+          ORDER BY r.place) AS messages,
+    c.golden_set,
+    c.golden_images,
+    c.golden_unreadable,
+    c.top1,
+    c.top5,
+    c.right_score,
+    c.production_top1,
+    c.production_top5,
+    c.production_right_score,
+    c.only_production_right,
+    c.only_candidate_right,
+    c.loss,
+    c.loss_bound,
+    c.golden_agreement,
+    c.recent_days,
+    c.recent_images,
+    c.recent_unreadable,
+    c.recent_agreement,
+    c.score_shift,
+    c.engine,
+    c.images_per_second,
+    c.production_images_per_second,
+    c.thresholds,
+    c.label_shifts
+   FROM ((nightlabel.gate_check c
+     JOIN nightlabel.model m ON ((m.model_id = c.model_id)))
+     LEFT JOIN nightlabel.model p ON ((p.model_id = c.production_model_id)));
+
+COMMENT ON VIEW nightlabel.model_check IS 'One row per check of a candidate by the golden set and beside production: what was found, and the verdict.';
+
+COMMENT ON COLUMN nightlabel.model_check.check_id IS 'Number of the check; later ones have higher numbers.';
+
+COMMENT ON COLUMN nightlabel.model_check.model_name IS 'Name of the candidate.';
+
+COMMENT ON COLUMN nightlabel.model_check.model_version IS 'Version of the candidate.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_name IS 'Name of what was production then; null if nothing was.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.model_check.checked_at IS 'When the check ended.';
+
+COMMENT ON COLUMN nightlabel.model_check.checked_by IS 'Database user who recorded it.';
+
+COMMENT ON COLUMN nightlabel.model_check.verdict IS 'passed or failed.';
+
+COMMENT ON COLUMN nightlabel.model_check.stopped_by IS 'The thresholds that failed it; empty when it passed.';
+
+COMMENT ON COLUMN nightlabel.model_check.messages IS 'What was missed, a sentence each, warnings too.';
+
+COMMENT ON COLUMN nightlabel.model_check.golden_set IS 'Name of the golden set.';
+
+COMMENT ON COLUMN nightlabel.model_check.golden_images IS 'Golden images that were judged, by both models where there was a production model.';
+
+COMMENT ON COLUMN nightlabel.model_check.golden_unreadable IS 'Golden images that were missing, overwritten or undecodable.';
+
+COMMENT ON COLUMN nightlabel.model_check.top1 IS 'Share of golden images whose best label by the candidate is right, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.model_check.top5 IS 'Share with the right label among its best five.';
+
+COMMENT ON COLUMN nightlabel.model_check.right_score IS 'Mean probability that the candidate gives the right label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_top1 IS 'Likewise of production, on the same images.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_top5 IS 'Likewise of production, on the same images.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_right_score IS 'Likewise of production, on the same images.';
+
+COMMENT ON COLUMN nightlabel.model_check.only_production_right IS 'Golden images that production labels rightly and the candidate wrongly.';
+
+COMMENT ON COLUMN nightlabel.model_check.only_candidate_right IS 'The other way round.';
+
+COMMENT ON COLUMN nightlabel.model_check.loss IS 'production_top1 - top1; negative when the candidate is better.';
+
+COMMENT ON COLUMN nightlabel.model_check.loss_bound IS 'The largest that the loss may be in truth, at the confidence of the thresholds.';
+
+COMMENT ON COLUMN nightlabel.model_check.golden_agreement IS 'Share of golden images that both models give the same label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.model_check.recent_days IS 'Of how many days back production''s labels were sampled.';
+
+COMMENT ON COLUMN nightlabel.model_check.recent_images IS 'Images of those days that both models labelled for the check.';
+
+COMMENT ON COLUMN nightlabel.model_check.recent_unreadable IS 'Images among the sample that were gone, or could not be read any more.';
+
+COMMENT ON COLUMN nightlabel.model_check.recent_agreement IS 'Share of recent images that both models give the same label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.model_check.score_shift IS 'Mean probability of the candidate''s best label less that of production''s.';
+
+COMMENT ON COLUMN nightlabel.model_check.engine IS 'What executed both models.';
+
+COMMENT ON COLUMN nightlabel.model_check.images_per_second IS 'Images per second of the candidate''s engine alone, decoding left out.';
+
+COMMENT ON COLUMN nightlabel.model_check.production_images_per_second IS 'Likewise of production, on the same machine.';
+
+COMMENT ON COLUMN nightlabel.model_check.thresholds IS 'The thresholds of that moment, by name.';
+
+COMMENT ON COLUMN nightlabel.model_check.label_shifts IS 'Which label of production became which of the candidate on how many images, the most frequent first.';
+
+CREATE VIEW nightlabel.model_check_flip AS
+ SELECT c.check_id,
+    m.name AS model_name,
+    m.version AS model_version,
+    (f.flip ->> 'bucket'::text) AS bucket,
+    (f.flip ->> 'object_key'::text) AS object_key,
+    (f.flip ->> 'etag'::text) AS etag,
+    ((f.flip ->> 'is_golden'::text))::boolean AS is_golden,
+    (f.flip ->> 'right_label_id'::text) AS right_label_id,
+    (f.flip ->> 'from_label'::text) AS from_label,
+    (f.flip ->> 'from_label_id'::text) AS from_label_id,
+    ((f.flip ->> 'from_score'::text))::real AS from_score,
+    (f.flip ->> 'to_label'::text) AS to_label,
+    (f.flip ->> 'to_label_id'::text) AS to_label_id,
+    ((f.flip ->> 'to_score'::text))::real AS to_score
+   FROM ((nightlabel.gate_check c
+     JOIN nightlabel.model m ON ((m.model_id = c.model_id)))
+     CROSS JOIN LATERAL jsonb_array_elements(c.flips) f(flip));
+
+COMMENT ON VIEW nightlabel.model_check_flip IS 'One row per check and image that the candidate labels differently from production; at most 100 of a check.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.check_id IS 'The check; see model_check.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.model_name IS 'Name of the candidate.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.model_version IS 'Version of the candidate.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.bucket IS 'Bucket of the object.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.object_key IS 'The key, exactly as stored.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.etag IS 'ETag of the version that was looked at, without quotes.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.is_golden IS 'Whether it is of the golden set, and not of the last days.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.right_label_id IS 'Id of the right label of a golden image; null for others.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.from_label IS 'Label that production gives it.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.from_label_id IS 'Stable id of that label.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.from_score IS 'Probability of that label, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.to_label IS 'Label that the candidate gives it.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.to_label_id IS 'Stable id of that label.';
+
+COMMENT ON COLUMN nightlabel.model_check_flip.to_score IS 'Probability of that label, 0 to 1.';
+
 ALTER TABLE nightlabel.model ALTER COLUMN model_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME nightlabel.model_model_id_seq
     START WITH 1
@@ -1763,7 +1988,8 @@ CREATE VIEW nightlabel.review_queue AS
              JOIN nightlabel.production_line b ON ((b.model_id = better.model_id)))
           WHERE ((better.image_id = c.image_id) AND (better.label IS NOT NULL) AND (b.rank < p.rank))))) AND (NOT (EXISTS ( SELECT
            FROM nightlabel.review r
-          WHERE ((r.image_id = c.image_id) AND (r.superseded_at IS NULL))))));
+          WHERE ((r.image_id = c.image_id) AND (r.superseded_at IS NULL))
+         OFFSET 0))));
 
 COMMENT ON VIEW nightlabel.review_queue IS 'One row per existing object whose present label has a score below 0.5 and that nobody has reviewed.';
 
@@ -1823,6 +2049,8 @@ CREATE TABLE nightlabel.run (
     list_s real DEFAULT 0 NOT NULL,
     plan_attempt integer DEFAULT 0 NOT NULL,
     carried_copied bigint DEFAULT 0 NOT NULL,
+    expected_s real,
+    shadow_of uuid,
     CONSTRAINT run_already_done_check CHECK ((already_done >= 0)),
     CONSTRAINT run_carried_copied_check CHECK ((carried_copied >= 0)),
     CONSTRAINT run_carried_dead_check CHECK ((carried_dead >= 0)),
@@ -1879,6 +2107,10 @@ COMMENT ON COLUMN nightlabel.run.list_s IS 'Seconds of the listing.';
 COMMENT ON COLUMN nightlabel.run.plan_attempt IS 'Fencing token of discovery: a plan of an older try of the task is refused.';
 
 COMMENT ON COLUMN nightlabel.run.carried_copied IS 'Labels among carried_labelled that were copied from equal content.';
+
+COMMENT ON COLUMN nightlabel.run.expected_s IS 'Seconds that the images to classify were likely to take when the run was planned; null if nobody knew, or asked.';
+
+COMMENT ON COLUMN nightlabel.run.shadow_of IS 'The run whose images a shadow model looks at in this one, for comparison only; null for every other run.';
 
 CREATE TABLE nightlabel.shard (
     run_id uuid NOT NULL,
@@ -2273,6 +2505,22 @@ COMMENT ON COLUMN nightlabel.run_label.label IS 'The label; two classes of one n
 
 COMMENT ON COLUMN nightlabel.run_label.images IS 'Image versions that got the label; fewer once some were forgotten.';
 
+CREATE TABLE nightlabel.run_pace (
+    run_id uuid NOT NULL,
+    images_per_second double precision NOT NULL,
+    free_at timestamp with time zone,
+    CONSTRAINT run_pace_images_per_second_check CHECK ((images_per_second > (0)::double precision))
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE nightlabel.run_pace IS 'Runs that keep to a rate: their workers take turns from here, whatever their number.';
+
+COMMENT ON COLUMN nightlabel.run_pace.run_id IS 'The run.';
+
+COMMENT ON COLUMN nightlabel.run_pace.images_per_second IS 'Most images that all of its workers together begin in a second; a change holds for a running run within a second or two.';
+
+COMMENT ON COLUMN nightlabel.run_pace.free_at IS 'When the first image may begin that no worker has a turn for yet; null before the first turn.';
+
 CREATE VIEW nightlabel.run_summary AS
  SELECT r.run_id,
     r.dag_id,
@@ -2296,9 +2544,13 @@ CREATE VIEW nightlabel.run_summary AS
     s.fetch_s,
     s.decode_s,
     s.predict_s,
-    s.write_s
-   FROM ((nightlabel.run r
+    s.write_s,
+    (pace.images_per_second)::real AS max_images_per_second,
+    r.expected_s,
+    r.shadow_of
+   FROM (((nightlabel.run r
      JOIN nightlabel.model m ON ((m.model_id = r.model_id)))
+     LEFT JOIN nightlabel.run_pace pace ON ((pace.run_id = r.run_id)))
      CROSS JOIN LATERAL ( SELECT (COALESCE(sum(shard.images), (0)::numeric))::bigint AS images,
             (COALESCE(sum(shard.labelled), (0)::numeric))::bigint AS labelled,
             (COALESCE(sum(shard.copied), (0)::numeric))::bigint AS copied,
@@ -2316,7 +2568,7 @@ COMMENT ON VIEW nightlabel.run_summary IS 'One row per run; discovered = already
 
 COMMENT ON COLUMN nightlabel.run_summary.run_id IS 'Id of the run.';
 
-COMMENT ON COLUMN nightlabel.run_summary.dag_id IS 'classify_images or retry_dead_letters; cli for the command line.';
+COMMENT ON COLUMN nightlabel.run_summary.dag_id IS 'classify_images, retry_dead_letters, reclassify_images or shadow_images; cli for the command line.';
 
 COMMENT ON COLUMN nightlabel.run_summary.airflow_run_id IS 'Airflow''s own id of the run; null where Airflow did not start it.';
 
@@ -2330,7 +2582,7 @@ COMMENT ON COLUMN nightlabel.run_summary.model_name IS 'Name of the model that t
 
 COMMENT ON COLUMN nightlabel.run_summary.model_version IS 'Version of that model.';
 
-COMMENT ON COLUMN nightlabel.run_summary.discovered IS 'Objects that the listing, the manifest or the inventory showed; in a retry, the dead letters that matched.';
+COMMENT ON COLUMN nightlabel.run_summary.discovered IS 'Objects that the listing, the manifest or the inventory showed; in a retry, the dead letters that matched; where objects are labelled again, those that matched; in a shadow run, the sample.';
 
 COMMENT ON COLUMN nightlabel.run_summary.already_done IS 'Objects whose current version had an outcome before the run.';
 
@@ -2360,6 +2612,12 @@ COMMENT ON COLUMN nightlabel.run_summary.predict_s IS 'Seconds of the model, lik
 
 COMMENT ON COLUMN nightlabel.run_summary.write_s IS 'Seconds of writing outcomes, likewise.';
 
+COMMENT ON COLUMN nightlabel.run_summary.max_images_per_second IS 'The rate that the run keeps to, all of its workers together; null without a bound.';
+
+COMMENT ON COLUMN nightlabel.run_summary.expected_s IS 'Seconds that its images were likely to take when it was planned; null if nobody knew, or asked.';
+
+COMMENT ON COLUMN nightlabel.run_summary.shadow_of IS 'Of a shadow run: the run whose images it looks at; null for every other run.';
+
 CREATE TABLE nightlabel.schema_compatibility (
     revision text NOT NULL,
     oldest_code text NOT NULL,
@@ -2371,6 +2629,50 @@ COMMENT ON TABLE nightlabel.schema_compatibility IS 'Which code may work on each
 COMMENT ON COLUMN nightlabel.schema_compatibility.revision IS 'Number of a migration.';
 
 COMMENT ON COLUMN nightlabel.schema_compatibility.oldest_code IS 'The oldest revision whose code reads and writes this one correctly.';
+
+CREATE VIEW nightlabel.shadow_daily AS
+ SELECT ((s.recorded_at AT TIME ZONE 'UTC'::text))::date AS day,
+    m.name AS model_name,
+    m.version AS model_version,
+    sm.name AS shadow_model_name,
+    sm.version AS shadow_model_version,
+    count(s.label) AS images,
+    count(*) FILTER (WHERE (s.label_id = p.label_id)) AS same,
+    (((count(*) FILTER (WHERE (s.label_id = p.label_id)))::double precision / (NULLIF(count(s.label), 0))::double precision))::real AS agreement,
+    (avg(p.score) FILTER (WHERE (s.label IS NOT NULL)))::real AS mean_score,
+    (avg(s.score))::real AS shadow_mean_score,
+    count(s.error_code) AS shadow_dead
+   FROM (((((nightlabel.run sr
+     JOIN nightlabel.run r ON ((r.run_id = sr.shadow_of)))
+     JOIN nightlabel.outcome s ON (((s.model_id = sr.model_id) AND (s.run_id = sr.run_id))))
+     JOIN nightlabel.outcome p ON (((p.image_id = s.image_id) AND (p.model_id = r.model_id) AND (p.label IS NOT NULL))))
+     JOIN nightlabel.model m ON ((m.model_id = r.model_id)))
+     JOIN nightlabel.model sm ON ((sm.model_id = sr.model_id)))
+  GROUP BY (((s.recorded_at AT TIME ZONE 'UTC'::text))::date), m.name, m.version, sm.name, sm.version;
+
+COMMENT ON VIEW nightlabel.shadow_daily IS 'One row per UTC day, model and shadow model: how often they agreed on the images that both looked at.';
+
+COMMENT ON COLUMN nightlabel.shadow_daily.day IS 'UTC day on which the shadow model''s outcomes were recorded.';
+
+COMMENT ON COLUMN nightlabel.shadow_daily.model_name IS 'Name of the model whose labels are compared with.';
+
+COMMENT ON COLUMN nightlabel.shadow_daily.model_version IS 'Version of that model.';
+
+COMMENT ON COLUMN nightlabel.shadow_daily.shadow_model_name IS 'Name of the shadow model.';
+
+COMMENT ON COLUMN nightlabel.shadow_daily.shadow_model_version IS 'Version of the shadow model.';
+
+COMMENT ON COLUMN nightlabel.shadow_daily.images IS 'Image versions that both have labelled.';
+
+COMMENT ON COLUMN nightlabel.shadow_daily.same IS 'Those with the same label id.';
+
+COMMENT ON COLUMN nightlabel.shadow_daily.agreement IS 'Their share, 0 to 1; null while there is no image.';
+
+COMMENT ON COLUMN nightlabel.shadow_daily.mean_score IS 'Mean probability of the model''s labels on these images, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.shadow_daily.shadow_mean_score IS 'Mean probability of the shadow model''s labels on them, 0 to 1.';
+
+COMMENT ON COLUMN nightlabel.shadow_daily.shadow_dead IS 'Image versions that the model has labelled, and the shadow model''s run could not; not among images.';
 
 CREATE TABLE nightlabel.view_file (
     name text NOT NULL,
@@ -2440,6 +2742,9 @@ ALTER TABLE ONLY nightlabel.run
 ALTER TABLE ONLY nightlabel.run_label
     ADD CONSTRAINT run_label_pkey PRIMARY KEY (run_id, model_id, label);
 
+ALTER TABLE ONLY nightlabel.run_pace
+    ADD CONSTRAINT run_pace_pkey PRIMARY KEY (run_id);
+
 ALTER TABLE ONLY nightlabel.run
     ADD CONSTRAINT run_pkey PRIMARY KEY (run_id);
 
@@ -2467,7 +2772,7 @@ CREATE INDEX object_image_id ON nightlabel.object USING btree (image_id);
 
 CREATE INDEX outcome_day ON ONLY nightlabel.outcome USING brin ((((recorded_at AT TIME ZONE 'UTC'::text))::date) date_minmax_multi_ops) WITH (autosummarize='on');
 
-CREATE INDEX outcome_dead_letter ON ONLY nightlabel.outcome USING btree (recorded_at DESC) WHERE (error_code IS NOT NULL);
+CREATE INDEX outcome_dead_letter ON ONLY nightlabel.outcome USING btree (recorded_at DESC) INCLUDE (image_id, model_id) WHERE (error_code IS NOT NULL);
 
 CREATE INDEX outcome_label ON ONLY nightlabel.outcome USING btree (label, recorded_at DESC) WHERE (label IS NOT NULL);
 
@@ -2528,6 +2833,8 @@ REVOKE ALL ON FUNCTION nightlabel.finish_forgetting(id uuid, wanted_bucket text,
 
 REVOKE ALL ON FUNCTION nightlabel.fold_label_counts() FROM PUBLIC;
 GRANT ALL ON FUNCTION nightlabel.fold_label_counts() TO nightlabel_writer;
+
+REVOKE ALL ON FUNCTION nightlabel.forget_flips(wanted_bucket text, wanted_prefix text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION nightlabel.forget_images(id uuid, wanted_bucket text, wanted_prefix text, image_ids uuid[]) FROM PUBLIC;
 
@@ -2608,6 +2915,15 @@ GRANT SELECT ON TABLE nightlabel.maintenance_position TO nightlabel_writer;
 
 GRANT SELECT,INSERT ON TABLE nightlabel.manifest_chunk TO nightlabel_writer;
 
+GRANT SELECT ON TABLE nightlabel.model_alias_history TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.model_alias_history TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.model_check TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.model_check TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.model_check_flip TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.model_check_flip TO nightlabel_writer;
+
 GRANT SELECT ON TABLE nightlabel.never_labelled TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.never_labelled TO nightlabel_writer;
 
@@ -2631,9 +2947,14 @@ GRANT SELECT ON TABLE nightlabel.run_drift TO nightlabel_writer;
 
 GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.run_label TO nightlabel_writer;
 
+GRANT SELECT,INSERT,UPDATE ON TABLE nightlabel.run_pace TO nightlabel_writer;
+
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_reader;
 GRANT SELECT ON TABLE nightlabel.run_summary TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.schema_compatibility TO nightlabel_writer;
+
+GRANT SELECT ON TABLE nightlabel.shadow_daily TO nightlabel_reader;
+GRANT SELECT ON TABLE nightlabel.shadow_daily TO nightlabel_writer;
 
 GRANT SELECT ON TABLE nightlabel.view_file TO nightlabel_writer;

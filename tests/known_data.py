@@ -35,6 +35,8 @@ MAY_BE_MISSED = (2, 3, 4, 5, 6, 7, 8, 13, 14, 17, 19)
 FAILED_NIGHT = 9
 REPLANNED_NIGHT = 10
 PROMOTION_NIGHT = 12
+FIRST_SHADOW_NIGHT = 14
+SHADOW_SHARE = 0.75
 MOST_IMAGES = 5
 """What a night labels at most; the rest is left for the next one."""
 
@@ -161,6 +163,9 @@ class Run:
     carried_copied: int = 0
     carried_dead: int = 0
     list_s: float = 0.0
+    max_images_per_second: float | None = None
+    expected_s: float | None = None
+    shadow_of: UUID | None = None
     shards: list[Shard] = field(default_factory=list)
 
     def of_plan(self) -> list[Shard]:
@@ -325,6 +330,9 @@ class World:
                     "decode_s": decode,
                     "predict_s": predict,
                     "write_s": write,
+                    "max_images_per_second": run.max_images_per_second,
+                    "expected_s": run.expected_s,
+                    "shadow_of": run.shadow_of,
                 }
             )
         return rows
@@ -563,6 +571,39 @@ class World:
             for model, later in zip(line, [*line[1:], None], strict=True)
         ]
 
+    def shadow_daily(self) -> list[Row]:
+        runs = {run.run_id: run for run in self.runs}
+        groups: dict[Any, list[tuple[Outcome, Outcome]]] = defaultdict(list)
+        for outcome in self.outcomes.values():
+            if (shadow_of := runs[outcome.run_id].shadow_of) is not None:
+                former = self.outcomes.get((outcome.image.image_id, runs[shadow_of].model))
+                if former is not None and former.label is not None:
+                    day = outcome.recorded_at.astimezone(UTC).date()
+                    groups[day, former.model, outcome.model].append((former, outcome))
+        rows = []
+        for (day, model, shadow_model), pairs in groups.items():
+            both = [(former, shadow) for former, shadow in pairs if shadow.label is not None]
+            same = sum(1 for former, shadow in both if former.label_id == shadow.label_id)
+            rows.append(
+                {"day": day}
+                | of_model(model)
+                | {f"shadow_{name}": value for name, value in of_model(shadow_model).items()}
+                | {
+                    "images": len(both),
+                    "same": same,
+                    "agreement": per(same, len(both)),
+                    "mean_score": mean_or_none([former.score or 0.0 for former, _ in both]),
+                    "shadow_mean_score": mean_or_none([shadow.score or 0.0 for _, shadow in both]),
+                    "shadow_dead": len(pairs) - len(both),
+                }
+            )
+        return rows
+
+
+def drawn(image: Image) -> float:
+    """Where an image stands among those of a shadow's sample, 0 to 1: it is in every share above that."""
+    return int(hashlib.sha256(f"shadow {image.image_id}".encode()).hexdigest()[:8], 16) / 2**32
+
 
 STAGES = ("fetch", "decode", "predict", "write")
 VIEWS = (
@@ -581,6 +622,7 @@ VIEWS = (
     "run_drift",
     "review_queue",
     "image_review",
+    "shadow_daily",
 )
 """What analysts may read; each is a method of `World`."""
 
@@ -595,6 +637,10 @@ def of_model(model: ModelId) -> Row:
 
 def mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def mean_or_none(values: list[float]) -> float | None:
+    return mean(values) if values else None
 
 
 def per(amount: float, divisor: float | None) -> float | None:
@@ -808,6 +854,7 @@ class Story:
                 todo = [(found.image, 0) for found in self.world.existing() if self.is_of_former(found.image)][:12]
                 run = self.run(when, "cli", MODELS[1], todo)
                 run.deferred = 0
+                run.max_images_per_second, run.expected_s = 0.125, len(todo) * 8.0
                 run.shards.append(self.shard(run, 0, todo, when + timedelta(minutes=1)))
                 run.finished_at, run.state = when + timedelta(seconds=128), "succeeded"
             if night == 18:  # and what is dead once more, whatever it is
@@ -824,6 +871,8 @@ class Story:
         when = self.moment(NIGHTS, 60)  # and somebody asks for what is done already
         self.run(when, "cli", MODELS[2], []).finished_at = when + timedelta(seconds=8)
         self.world.runs[-1].state = "succeeded"
+        for night in range(FIRST_SHADOW_NIGHT, NIGHTS):
+            self.shadow(night)
         # Last, so that what comes before is what it was.
         self.judge_runs()
         self.review_images()
@@ -877,6 +926,32 @@ class Story:
                 review = replace(review, label=label, label_id=label_id, note=note, reviewed_at=again)
             self.world.reviews.append(review)
 
+    def shadow(self, night: int) -> None:
+        """After a night the candidate looks at some of what was labelled; how fast, nobody knows at first."""
+        when = self.moment(night)
+        main = next((run for run in self.world.runs if run.started_at == when), None)
+        if main is None or main.state != "succeeded":
+            return
+        sample = [
+            outcome.image
+            for outcome in self.world.outcomes.values()
+            if outcome.run_id == main.run_id and outcome.label is not None and drawn(outcome.image) < SHADOW_SHARE
+        ]
+        todo = [(image, 0) for image in sample if (image.image_id, MODELS[2]) not in self.world.outcomes]
+        run = self.run(self.moment(night, 60), "shadow_images", MODELS[2], todo)
+        run.discovered, run.already_done, run.deferred = len(sample), len(sample) - len(todo), 0
+        run.shadow_of = main.run_id
+        run.expected_s = None if night == FIRST_SHADOW_NIGHT else len(todo) / 4
+        if todo:
+            run.shards.append(self.shard(run, 0, todo, run.started_at + timedelta(minutes=1)))
+        for image, _ in todo:  # mostly it says the same
+            former = self.world.outcomes[image.image_id, main.model]
+            found = self.world.outcomes.get((image.image_id, MODELS[2]))
+            if found is not None and found.label is not None and self.chance.random() < 0.7:
+                same = replace(found, label=former.label, label_id=former.label_id, top_labels=former.top_labels)
+                self.world.outcomes[image.image_id, MODELS[2]] = same
+        run.finished_at, run.state = run.started_at + timedelta(seconds=64), "succeeded"
+
     def is_of_former(self, image: Image) -> bool:
         best = self.world.best(image)
         return best is not None and best.model == MODELS[0] and (image.image_id, MODELS[1]) not in self.world.outcomes
@@ -928,17 +1003,22 @@ def load(known: World, url: str) -> None:
         cursor.executemany(
             "INSERT INTO nightlabel.run (run_id, dag_id, airflow_run_id, bucket, prefix, parameters, model_id, "
             "plan_number, state, started_at, finished_at, max_dead_ratio, min_images_for_ratio, discovered, "
-            "already_done, deferred, carried_labelled, carried_copied, carried_dead, list_s) "
-            "VALUES (%s, %s, %s, 'photos', '', %s, %s, %s, %s, %s, %s, 1, 100, %s, %s, %s, %s, %s, %s, %s)",
+            "already_done, deferred, carried_labelled, carried_copied, carried_dead, list_s, expected_s, shadow_of) "
+            "VALUES (%s, %s, %s, 'photos', '', %s, %s, %s, %s, %s, %s, 1, 100, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [
                 (
                     run.run_id, run.dag_id, run.airflow_run_id, Jsonb({}), ids[run.model], run.plan_number, run.state,
                     run.started_at, run.finished_at, run.discovered, run.already_done, run.deferred,
-                    run.carried_labelled, run.carried_copied, run.carried_dead, run.list_s,
+                    run.carried_labelled, run.carried_copied, run.carried_dead, run.list_s, run.expected_s,
+                    run.shadow_of,
                 )
                 for run in known.runs
             ],
         )  # fmt: skip
+        cursor.executemany(
+            "INSERT INTO nightlabel.run_pace (run_id, images_per_second) VALUES (%s, %s)",
+            [(run.run_id, run.max_images_per_second) for run in known.runs if run.max_images_per_second is not None],
+        )
         cursor.executemany(
             "INSERT INTO nightlabel.shard (run_id, plan_number, shard_number, device, state, images, labelled, copied, "
             "dead, gone, done_elsewhere, fetch_s, decode_s, predict_s, write_s, started_at) "

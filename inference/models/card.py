@@ -56,10 +56,11 @@ def _input(manifest: Manifest) -> str:
     crop = (
         "the whole image" if size.crop_fraction == 1 else f"a centre crop of {size.crop_fraction:g} of its shorter side"
     )
+    where = "inside the artefacts" if manifest.litert_input is None else "before LiteRT gets it"
     return (
         f"RGB, {size.height} x {size.width} pixels (height x width): {crop}, resized by the filter "
         f"{size.resize_filter}. Each value from 0 to 255 enters the network as (value - {scale.mean:g}) / "
-        f"{scale.scale:g}; that is done inside the artefacts."
+        f"{scale.scale:g}; that is done {where}."
     )
 
 

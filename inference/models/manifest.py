@@ -31,7 +31,7 @@ Sha256Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
 
 
-_CAME_LATER = ("golden_agreement", "precision", "origin", "litert_input", "litert_refusal")
+_CAME_LATER: Final = ("golden_agreement", "precision", "origin", "litert_input", "litert_refusal")
 """Fields of ``Manifest`` that the first code to read it did not know."""
 
 MAX_LABEL_BYTES = 1_000

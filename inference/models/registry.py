@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -144,16 +145,8 @@ def claim(connection: Connection[Any], manifest: Manifest) -> None:
     connection.execute(
         "SELECT pg_advisory_xact_lock(hashtext('nightlabel.model'), hashtext(%s))", [str(manifest.model_id)]
     )
-    if source_of(connection, manifest.model_id) is not None:
+    with suppress(ModelUnknownError):
         check_registered(connection, manifest)
-
-
-def source_of(connection: Connection[Any], model: ModelId) -> str | None:
-    """Return where a registered version comes from, or None if it is not registered."""
-    row = connection.execute(
-        "SELECT source FROM nightlabel.model WHERE name = %s AND version = %s", [model.name, model.version]
-    ).fetchone()
-    return None if row is None else str(row[0])
 
 
 def check_registered(connection: Connection[Any], manifest: Manifest) -> None:

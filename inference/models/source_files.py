@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -45,6 +46,9 @@ _LITERT_MAGIC: Final = b"TFL3"
 _KAGGLE_FRAMEWORKS: Final = r"(?:tensorFlow2|tensorFlow1|tfLite|keras)"
 _KAGGLE: Final = re.compile(rf"[\w-]+/[\w.-]+/{_KAGGLE_FRAMEWORKS}/[\w.-]+(?:/\d+)?", re.IGNORECASE)
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+_MAX_CONFIG_BYTES: Final = 16 * 1024 * 1024
+"""Longest description of a Keras model's layers that is read; a thousand layers take some 700 KB."""
 
 _KERAS_MODULES: Final = re.compile(r"(?:keras|builtins)(?:\..*)?")
 
@@ -385,9 +389,10 @@ def _kind_of_file(path: Path, source: str) -> SourceKind | None:
                 if any(PurePosixPath(name).name == _PICKLED_ENTRY for name in names):
                     raise _pickled(source, "a PyTorch file with a pickle in it", "export the model as a SavedModel")
                 if "config.json" in names and "metadata.json" in names:
-                    check_keras_config(packed.read("config.json"), source)
+                    with packed.open("config.json") as config:
+                        check_keras_config(config.read(_MAX_CONFIG_BYTES + 1), source)
                     return "keras"
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise ModelSourceError(f"{source} is a damaged or encrypted archive ({error}); pack it anew") from error
     return None
 
@@ -398,9 +403,13 @@ def check_keras_config(config: bytes, source: str) -> None:
     Raises:
         ModelSourceError: a Lambda layer, or a class from elsewhere than Keras.
     """
+    if len(config) > _MAX_CONFIG_BYTES:
+        raise ModelSourceError(
+            f"the layers of {source} take more than {_MAX_CONFIG_BYTES:,} bytes, as of no classifier"
+        )
     try:
         parsed = json.loads(config)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelSourceError(f"{source} is a damaged .keras file ({error}); save it anew") from error
     for node in _nodes(parsed):
         name = node.get("class_name")

@@ -27,15 +27,19 @@ from inference.errors import (
     SchemaMissingError,
     SchemaNewerError,
     SchemaOutdatedError,
+    SettingsError,
     SinkCredentialsError,
     SinkUnavailableError,
     StaleAttemptError,
 )
+from inference.pacing import CATCH_UP_S
 from inference.planning import (
     check_request,
     choose_device,
     decoder_version,
     images_to_plan,
+    images_within,
+    largest_shard,
     parse_model,
     shard_size,
 )
@@ -58,8 +62,10 @@ from inference.sinks.statements import migrations, revision_of, statement
 from inference.types import (
     CopiedPrediction,
     DeadLetterFilter,
+    Device,
     ImageRef,
     Label,
+    LabelFilter,
     ManifestChunk,
     ModelId,
     Outcome,
@@ -67,9 +73,12 @@ from inference.types import (
     RunRequest,
     RunRules,
     RunSummary,
+    ShadowSample,
     Shard,
     ShardStats,
+    Speed,
     StageSeconds,
+    Turns,
     key_of,
     may_be_md5,
     stored_key,
@@ -176,14 +185,15 @@ class PostgresSink:
     def plan_run(self, request: RunRequest, listing: Listing | None) -> Plan:
         """Compare what there is with the ledger and store the shards of what is left, in one transaction.
 
-        What there is: a complete listing, what a manifest or an inventory shows, or the open dead letters that the
-        request chooses. Only a complete listing shows that something is gone. Memory is bounded by a page of the
-        listing. With ``dry_run`` the transaction is rolled back, and what nobody would see is not written.
+        What there is: a complete listing, what a manifest or an inventory shows, or what the request chooses out of the
+        results database: open dead letters, objects to label again, a sample of another run. Only a complete listing
+        shows that something is gone. Memory is bounded by a page of the listing. With ``dry_run`` the transaction is
+        rolled back, and what nobody would see is not written.
 
         Args:
             request: What to do.
             listing: Every object under the prefix, or of the request's manifest or inventory, page by page; read to
-                its end before anything is decided. None for a request with ``dead_letters``.
+                its end before anything is decided. None for a request that is ``is_by_ledger``.
 
         Raises:
             SettingsError: the request cannot mean anything.
@@ -277,7 +287,7 @@ class PostgresSink:
         prefix = stored_key(request.prefix)
         what = {"bucket": request.bucket, "prefix": prefix, "listed_at": listed_at, "model_id": model_key}
         if listing is None:
-            self._find_dead_letters(cursor, request, what, settled_by)
+            self._choose(cursor, request, what, model, settled_by)
         cursor.execute(statement("drop_repeated_keys"))
         cursor.execute("ANALYZE listed")
         if listing is not None and not request.dry_run:
@@ -294,15 +304,21 @@ class PostgresSink:
             carried_labelled, carried_copied, carried_dead = _one(cursor.execute(statement("count_carried"), carried))
         [discovered] = _one(cursor.execute("SELECT count(*) FROM listed"))
         [pending] = _one(cursor.execute("SELECT count(*) FROM pending"))
-        planned = images_to_plan(pending, max_images=request.max_images)
+        device = choose_device(request)
+        speed = self._recent_speed(cursor, model_key, device) if request.is_estimated else None
+        planned = images_to_plan(
+            pending,
+            max_images=request.max_images,
+            largest_shard=largest_shard(request),
+            budget=images_within(request.time_budget_s, speed),
+        )
         [planned_bytes] = _one(
             cursor.execute("SELECT coalesce(sum(size_bytes), 0)::bigint FROM pending WHERE position < %s", [planned])
         )
-        device = choose_device(request)
         slices = {
             "run_id": run_id,
             "plan_number": plan_number,
-            "shard_size": shard_size(planned, wanted=request.shard_size),
+            "shard_size": shard_size(planned, wanted=request.shard_size, largest=largest_shard(request)),
             "planned": planned,
             "device": device,
             "bucket": request.bucket,
@@ -312,18 +328,7 @@ class PostgresSink:
             cursor.execute(statement("store_manifest"), slices)
         list_s = 0.0 if listing is None else listing.list_s
         already_done = discovered - pending - carried_labelled - carried_dead
-        counts = {
-            "run_id": run_id,
-            "discovered": discovered,
-            "already_done": already_done,
-            "deferred": pending - planned,
-            "carried_labelled": carried_labelled,
-            "carried_copied": carried_copied,
-            "carried_dead": carried_dead,
-            "list_s": list_s,
-        }
-        cursor.execute(statement("count_run"), counts)
-        return Plan(
+        plan = Plan(
             run_id=run_id,
             plan_number=plan_number,
             model=model,
@@ -335,7 +340,26 @@ class PostgresSink:
             to_classify_bytes=planned_bytes,
             shards=() if request.dry_run else shards,
             list_s=list_s,
+            images_per_second=request.images_per_second,
+            speed=speed,
         )
+        counts = {
+            "run_id": run_id,
+            "discovered": discovered,
+            "already_done": already_done,
+            "deferred": pending - planned,
+            "carried_labelled": carried_labelled,
+            "carried_copied": carried_copied,
+            "carried_dead": carried_dead,
+            "list_s": list_s,
+            "expected_s": plan.expected_s if request.is_estimated else None,
+            "shadow_of": None if request.shadow is None else request.shadow.run_id,
+        }
+        cursor.execute(statement("count_run"), counts)
+        if request.images_per_second is not None:
+            pace = {"run_id": run_id, "images_per_second": request.images_per_second}
+            cursor.execute(statement("store_pace"), pace)
+        return plan
 
     def _note_listing(
         self, cursor: psycopg.Cursor[tuple[Any, ...]], what: dict[str, Any], *, is_complete: bool
@@ -350,6 +374,78 @@ class PostgresSink:
         cursor.execute(statement("note_listing"), what)
         cursor.execute(statement("note_objects"), what)
         cursor.execute(statement("note_vanished"), what)
+
+    def _choose(
+        self,
+        cursor: psycopg.Cursor[tuple[Any, ...]],
+        request: RunRequest,
+        what: dict[str, Any],
+        model: ModelId,
+        settled_by: list[int],
+    ) -> None:
+        """Fill the listing with what the request chooses out of the results database."""
+        if request.labelled is not None:
+            self._find_labelled(cursor, request.labelled, what, model)
+        elif request.shadow is not None:
+            self._find_sample(cursor, request.shadow, what, model)
+        else:
+            self._find_dead_letters(cursor, request, what, settled_by)
+
+    def _find_labelled(
+        self, cursor: psycopg.Cursor[tuple[Any, ...]], chosen: LabelFilter, what: dict[str, Any], model: ModelId
+    ) -> None:
+        """Fill the listing with the existing objects whose label by another model matches."""
+        models = [key for key in self._production_line() if key != what["model_id"]]
+        if chosen.labelled_by is not None:
+            former_key, former = self._find_model(chosen.labelled_by)
+            if former == model:
+                raise SettingsError(
+                    f"labelled_by is {chosen.labelled_by!r}, which is {model}, the very model to label with; name the "
+                    "one whose labels are to be replaced, or leave it out"
+                )
+            is_dropped, has_place, _ = _one(cursor.execute(statement("find_partition"), {"model_id": former_key}))
+            if is_dropped or not has_place:
+                raise ModelInUseError(
+                    f"the outcomes of {former} were dropped from the ledger, so that nothing tells any more what it "
+                    "has labelled; choose by prefix, time or label instead"
+                )
+            models = [former_key]
+        filters = {name: getattr(chosen, name) for name in ("label", "label_id", "since", "until", "dead_letters_too")}
+        cursor.execute(statement("find_labelled"), {**what, **filters, "models": models})
+
+    def _find_sample(
+        self, cursor: psycopg.Cursor[tuple[Any, ...]], sample: ShadowSample, what: dict[str, Any], model: ModelId
+    ) -> None:
+        """Fill the listing with a share of the images that another run has labelled."""
+        sql = (
+            "SELECT bucket, model_id, shadow_of, "
+            "EXISTS (SELECT FROM nightlabel.manifest_chunk c WHERE c.run_id = r.run_id) "
+            "FROM nightlabel.run r WHERE run_id = %s"
+        )
+        row = _found(cursor.execute(sql, [sample.run_id]).fetchone(), sample.run_id)
+        bucket, model_key, shadow_of, has_manifest = row
+        if bucket != what["bucket"]:
+            raise SettingsError(
+                f"run {sample.run_id} is of the bucket {bucket!r}, not of {what['bucket']!r}; give the run's own"
+            )
+        if shadow_of is not None:
+            raise SettingsError(f"run {sample.run_id} is a shadow itself; name the run whose images it looks at")
+        if model_key == what["model_id"]:
+            raise SettingsError(
+                f"{model} is the model of run {sample.run_id} itself, so there is nothing to compare; let another "
+                "model be its shadow"
+            )
+        if not has_manifest:
+            raise RunUnknownError(
+                f"run {sample.run_id} has no manifest to draw from: it had nothing to classify, or its manifest was "
+                "dropped some days after its end; name a newer run"
+            )
+        cursor.execute(statement("find_sample"), {"shadow_of": sample.run_id, "share": sample.share})
+
+    def _recent_speed(self, cursor: psycopg.Cursor[tuple[Any, ...]], model_key: int, device: Device) -> Speed | None:
+        """Return how fast runs on a device were of late: of the model, else of others; None if there were none."""
+        row = cursor.execute(statement("recent_speed"), {"model_id": model_key, "device": device}).fetchone()
+        return None if row is None else Speed(*row)
 
     def _find_dead_letters(
         self,
@@ -403,6 +499,14 @@ class PostgresSink:
         if request.dead_letters is not None:
             chosen = asdict(request.dead_letters)
             parameters["dead_letters"] = {name: _as_json(value) for name, value in chosen.items()}
+        if request.labelled is not None:
+            wanted = asdict(request.labelled)
+            parameters["labelled"] = {name: _as_json(value) for name, value in wanted.items() if value is not None}
+        if request.shadow is not None:
+            parameters["shadow"] = {"run_id": str(request.shadow.run_id), "share": request.shadow.share}
+        for name in ("images_per_second", "time_budget_s"):
+            if (value := getattr(request, name)) is not None:
+                parameters[name] = value
         if request.manifest is not None:
             parameters["manifest"] = request.manifest
         if request.inventory is not None:
@@ -435,14 +539,21 @@ class PostgresSink:
         """Return the models whose outcomes settle an image, best first: the production line, and the run's own.
 
         The run's own counts in any case: its outcome for an image is recorded once. It alone counts by the scope
-        ``not_by_this_model``, and for the dead letters of a model that was never in production.
+        ``not_by_this_model``, where images are labelled again or by a shadow model, and for the dead letters of a model
+        that was never in production.
         """
-        line = self._connection.execute("SELECT model_id FROM nightlabel.production_line ORDER BY rank").fetchall()
-        models = [cast("int", key) for [key] in line]
+        if request.labelled is not None or request.shadow is not None:
+            return [model_key]
+        models = self._production_line()
         if model_key in models and request.scope == "unlabelled":
             return models
         is_alone = request.scope == "not_by_this_model" or request.dead_letters is not None
         return [model_key] if is_alone else [*models, model_key]
+
+    def _production_line(self) -> list[int]:
+        """Return every model that holds or ever held ``production``, best first."""
+        line = self._connection.execute("SELECT model_id FROM nightlabel.production_line ORDER BY rank").fetchall()
+        return [cast("int", key) for [key] in line]
 
     # Shards
 
@@ -562,6 +673,23 @@ class PostgresSink:
             for place in same[number - 1]
         }
         return dict(sorted(found.items()))
+
+    def reserve_turns(self, shard: Shard, images: int) -> Turns:
+        """Return when so many images of an attempt may begin, by the rate that all workers of its run share.
+
+        Asking again because an answer was lost takes the turns twice, and so slows the run down by a second at most.
+
+        Raises:
+            StaleAttemptError: a newer attempt has taken over.
+        """
+        what = {**_attempt(shard), "images": images, "catch_up": timedelta(seconds=CATCH_UP_S)}
+        row = self._retried(lambda: self._connection.execute(statement("reserve_turns"), what).fetchone())
+        if row is None:
+            raise StaleAttemptError(
+                f"attempt {shard.attempt} of shard {shard.shard_number} of run {shard.run_id} was taken over while it "
+                "waited for its turn; nothing needs to be done"
+            )
+        return Turns(*row)
 
     def record_batch(
         self,
@@ -728,8 +856,10 @@ class PostgresSink:
         """
         row = self._retried(
             lambda: self._connection.execute(
-                "SELECT max_dead_ratio, min_images_for_ratio, (parameters ->> 'allow_cpu_fallback')::boolean "
-                "FROM nightlabel.run WHERE run_id = %s",
+                "SELECT r.max_dead_ratio, r.min_images_for_ratio, (r.parameters ->> 'allow_cpu_fallback')::boolean, "
+                "p.images_per_second, (r.parameters ->> 'time_budget_s')::double precision "
+                "- extract(epoch FROM clock_timestamp() - r.started_at)::double precision "
+                "FROM nightlabel.run r LEFT JOIN nightlabel.run_pace p USING (run_id) WHERE run_id = %s",
                 [run_id],
             ).fetchone()
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import UUID
 
 from airflow.sdk import BaseOperator
 
@@ -20,17 +21,30 @@ from inference.errors import (
     TooManyDeadError,
     TransientError,
 )
+from nightlabel_airflow.notes import NOTE_KEY
 from nightlabel_airflow.pools import MISSING_POOLS_KEY, MISSING_POOLS_TASK
-from nightlabel_airflow.report_notes import REPORT_NOTE_KEY
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.sdk import Context
 
     from inference.judging import Verdict
     from inference.ports import ObjectStore
     from inference.settings import Settings
     from inference.sinks.postgres import PostgresSink
-    from inference.types import DeadLetterFilter, Device, Plan, QualityRules, RunRequest, RunSummary, Scope, ShardStats
+    from inference.types import (
+        DeadLetterFilter,
+        Device,
+        LabelFilter,
+        Plan,
+        QualityRules,
+        RunRequest,
+        RunSummary,
+        Scope,
+        ShadowSample,
+        ShardStats,
+    )
 
 T = TypeVar("T")
 
@@ -38,6 +52,10 @@ PROGRESS_INTERVAL_S = 10.0
 PLAN_KEY = "plan"
 """XCom with the counts of the plan, beside the shard numbers that ``discover`` returns."""
 REPORT_TASK = "report"
+SHADOW_TASK = "shadow"
+SHADOW_DAG = "shadow_images"
+MOST_SHADOW_MINUTES = 300
+"""Largest ``max_minutes`` of that Dag."""
 
 
 def in_a_sentence(execute: Callable[..., T]) -> Callable[..., T]:
@@ -65,14 +83,19 @@ class DiscoverOperator(BaseOperator):
 
     Args:
         task_of_device: Ids of the mapped tasks by device, ``{"cpu": …, "gpu": …}``.
+        shard_limit: How long a shard may take where a run keeps to a rate: its task's time-out, and well below that,
+            over the tasks that share the rate. None where no run does.
     """
 
     # What `NotPreviouslySkippedDep` of the scheduler looks for: this task may skip tasks that follow it.
     inherits_from_skipmixin = True
 
-    def __init__(self, *, task_of_device: Mapping[Device, str], **kwargs: Any) -> None:
+    def __init__(
+        self, *, task_of_device: Mapping[Device, str], shard_limit: timedelta | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.task_of_device = dict(task_of_device)
+        self.shard_limit = shard_limit
 
     @in_a_sentence
     def execute(self, context: Context) -> list[int]:
@@ -104,8 +127,12 @@ class DiscoverOperator(BaseOperator):
 
         self.log.info("%s", plan_text(plan, request))
         others = [task_id for device, task_id in self.task_of_device.items() if device != plan.device]
+        if "shadow_share" in params and (not params["shadow_share"] or request.dry_run):
+            others.append(SHADOW_TASK)
         ti.xcom_push(key=XCOM_SKIPMIXIN_KEY, value={XCOM_SKIPMIXIN_SKIPPED: others})
         ti.xcom_push(key=PLAN_KEY, value=plan_counts(plan))
+        if request.is_estimated:
+            ti.xcom_push(key=NOTE_KEY, value=note_text(plan, request))
         return list(plan.shards)
 
     def request_of(self, params: Mapping[str, Any], *, bucket: str, prefix: str, context: Context) -> RunRequest:
@@ -124,6 +151,90 @@ class DiscoverDeadLettersOperator(DiscoverOperator):
         """
         request = super().request_of(params, bucket=bucket, prefix=prefix, context=context)
         return replace(request, dead_letters=dead_letters_from(params))
+
+
+class DiscoverLabelledOperator(DiscoverOperator):
+    """Plan a run that labels existing objects again: find those that match, store their shards. Lists no bucket."""
+
+    def request_of(self, params: Mapping[str, Any], *, bucket: str, prefix: str, context: Context) -> RunRequest:
+        """Return what the trigger form asks for.
+
+        Raises:
+            SettingsError: a time is none.
+        """
+        request = super().request_of(params, bucket=bucket, prefix=prefix, context=context)
+        return replace(
+            request,
+            labelled=labels_from(params),
+            images_per_second=params["images_per_second"],
+            longest_shard_s=None if self.shard_limit is None else self.shard_limit.total_seconds(),
+        )
+
+
+class DiscoverSampleOperator(DiscoverOperator):
+    """Plan a shadow run: draw its sample of another run's images, store their shards. Lists no bucket."""
+
+    def request_of(self, params: Mapping[str, Any], *, bucket: str, prefix: str, context: Context) -> RunRequest:
+        """Return what the trigger form, or the nightly run, asks for.
+
+        Raises:
+            SettingsError: the run's id is none.
+        """
+        request = super().request_of(params, bucket=bucket, prefix=prefix, context=context)
+        return replace(request, shadow=sample_from(params), time_budget_s=params["max_minutes"] * 60.0)
+
+
+class ShadowOperator(BaseOperator):
+    """Start a shadow run of what this run has labelled, in a Dag of its own, and wait for nothing.
+
+    Skipped where there is nothing to compare. It is a teardown task of its Dag, so that the Dag run's state never hangs
+    on it: whatever becomes of the shadow, the night is what its report says.
+    """
+
+    @in_a_sentence
+    def execute(self, context: Context) -> None:
+        """Hand the shadow run to Airflow; the one that there is for this run begins anew if the task is cleared.
+
+        Raises:
+            AirflowSkipException: there is nothing to do; says why.
+            TransientError: the database does not answer.
+        """
+        from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
+
+        counts = context["ti"].xcom_pull(task_ids=REPORT_TASK)
+        if not counts or counts.get("state") != "succeeded":
+            raise AirflowSkipException("the run did not succeed; once it has, clear this task for its shadow")
+        if not counts["labelled"]:
+            raise AirflowSkipException("the run has labelled nothing, so there is nothing to compare")
+        from inference import wiring
+        from nightlabel_airflow import connections
+
+        settings = connections.open_settings()
+        with connections.open_sink(settings) as sink:
+            model, main = wiring.find_shadow(sink), sink.read_summary(UUID(counts["run_id"]))
+        if model is None:
+            raise AirflowSkipException("no model holds the alias shadow")
+        if str(model) == f"{main.model_name}@{main.model_version}":
+            raise AirflowSkipException(f"the alias shadow names {model}, the model of the run itself")
+        params, dag_run = context["params"], context["dag_run"]
+        source = connections.default_source(bucket=params["bucket"], prefix=params["prefix"])
+        raise DagRunTriggerException(
+            trigger_dag_id=SHADOW_DAG,
+            dag_run_id=f"shadow_of__{dag_run.run_id}",
+            conf={
+                "bucket": source.bucket, "prefix": source.prefix, "run_id": str(main.run_id),
+                "share": params["shadow_share"], "max_minutes": min(settings.shadow_minutes, MOST_SHADOW_MINUTES),
+                "model": str(model), "device": params["device"], "allow_cpu_fallback": params["allow_cpu_fallback"],
+            },
+            reset_dag_run=True,
+            skip_when_already_exists=False,
+            wait_for_completion=False,
+            allowed_states=[],
+            failed_states=[],
+            poke_interval=60,
+            deferrable=False,
+            note=f"The shadow of {dag_run.dag_id} {dag_run.run_id}",
+        )  # fmt: skip
 
 
 class ClassifyShardOperator(BaseOperator):
@@ -270,7 +381,7 @@ class ReportOperator(BaseOperator):
             self.log.info("%s", verdict_text(verdict))
             if verdict.name == "moved":
                 doubt = wiring.labels_moved(summary.run_id, verdict)
-                context["ti"].xcom_push(key=REPORT_NOTE_KEY, value=f"Labels unlike those before: {verdict.reason}")
+                context["ti"].xcom_push(key=NOTE_KEY, value=f"Labels unlike those before: {verdict.reason}")
         if summary.state == "failed":
             raise failure_of(summary, message)
         if doubt is not None and rules.action == "fail":
@@ -359,6 +470,38 @@ def dead_letters_from(params: Mapping[str, Any]) -> DeadLetterFilter:
     return DeadLetterFilter(codes=tuple(params["codes"]), permanent=params["permanent"], **times)
 
 
+def labels_from(params: Mapping[str, Any]) -> LabelFilter:
+    """Return which objects the trigger form wants labelled again.
+
+    Raises:
+        SettingsError: a time is none.
+    """
+    from inference.planning import parse_time
+    from inference.types import LabelFilter
+
+    times = {name: parse_time(name, params[name]) for name in ("since", "until") if params[name]}
+    texts = {name: params[name] for name in ("label", "label_id", "labelled_by") if params[name]}
+    return LabelFilter(**texts, **times, dead_letters_too=params["dead_letters_too"])
+
+
+def sample_from(params: Mapping[str, Any]) -> ShadowSample:
+    """Return which sample of which run the trigger form asks for.
+
+    Raises:
+        SettingsError: the run's id is none.
+    """
+    from inference.types import ShadowSample
+
+    try:
+        run_id = UUID(params["run_id"])
+    except ValueError:
+        raise SettingsError(
+            f"run_id is {params['run_id']!r}; give the run_id of run_summary, such as "
+            "cf2ebf3f-eb23-a16e-82e2-108fa59fc7e5"
+        ) from None
+    return ShadowSample(run_id, params["share"])
+
+
 def whole(value: float | None) -> int | None:
     """Return a whole number as one: to a JSON schema 2.0 is an integer."""
     return None if value is None else int(value)
@@ -404,14 +547,40 @@ def plan_counts(plan: Plan) -> dict[str, Any]:
 def plan_text(plan: Plan, request: RunRequest) -> str:
     """Return the plan in one sentence."""
     begin = "A dry run would" if request.dry_run else "Planned to"
-    work = "classify {} images" if request.dead_letters is None else "try {} dead letters again"
+    work = work_text(request)
     named_by = request.manifest or request.inventory
     source = f"s3://{request.bucket}/{request.prefix}{f', named by {named_by},' if named_by else ''}"
     return (
         f"{begin} {work.format(plan.to_classify)} ({plan.to_classify_bytes / 1e6:.1f} MB) of {source} with "
         f"{plan.model} on {plan.device} in {len(plan.shards)} shards; discovered "
         f"{plan.discovered} in {plan.list_s:.1f} s, already done {plan.already_done}, deferred {plan.deferred}"
+        f"{f'; it takes {_duration(plan)}' if request.is_estimated else ''}"
     )
+
+
+def work_text(request: RunRequest) -> str:
+    """Return what a run does with its images, with a place for their number."""
+    if request.dead_letters is not None:
+        return "try {} dead letters again"
+    if request.labelled is not None:
+        return "label {} images again"
+    return "classify {} images" if request.shadow is None else "classify {} images for comparison"
+
+
+def note_text(plan: Plan, request: RunRequest) -> str:
+    """Return what a Dag run's note says of its plan: how much it is, and how long it takes."""
+    begin = "A dry run would" if request.dry_run else "Planned to"
+    work = work_text(request).format(f"{plan.to_classify:,}")
+    return (
+        f"{begin} {work} with {plan.model}, which takes {_duration(plan)}. {plan.discovered:,} match, of which it has "
+        f"done {plan.already_done:,} already and defers {plan.deferred:,}."
+    )
+
+
+def _duration(plan: Plan) -> str:
+    from inference.planning import duration_text
+
+    return duration_text(plan)
 
 
 COUNTS = ("discovered", "already_done", "deferred", "labelled", "dead", "gone", "done_elsewhere", "unfinished")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from airflow.sdk import Param
 
+from inference.errors import SettingsError
+
 WITHOUT_NUL = r"^[^\x00]*$"
 """No database stores it as text."""
 
@@ -81,11 +83,77 @@ def amount_params(section: str) -> dict[str, Param]:
     }
 
 
-def how_params() -> dict[str, Param]:
-    """Return the parameters that say with what images are classified."""
+def time_param(section: str, description: str) -> Param:
+    """Return a parameter that is a moment, or empty."""
+    return Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        maxLength=40,
+        section=section,
+        description=description,
+    )
+
+
+def text_param(section: str, description: str) -> Param:
+    """Return a parameter that is a text, or empty."""
+    return Param(
+        None, type=["null", "string"], maxLength=400, pattern=WITHOUT_NUL, section=section, description=description
+    )
+
+
+def rate_params(section: str) -> dict[str, Param]:
+    """Return the parameter that says how fast a run may go."""
+    return {
+        "images_per_second": Param(
+            None,
+            type=["null", "number"],
+            minimum=0.01,
+            maximum=100_000,
+            section=section,
+            description="Begin at most this many images a second, all workers of the run together. Empty: as many as "
+            "go.",
+        ),
+    }
+
+
+def shadow_params(section: str, environment: Mapping[str, str]) -> dict[str, Param]:
+    """Return the parameter that says what share of a run's images the shadow model looks at.
+
+    Args:
+        section: Of the form.
+        environment: Environment variables; ``NIGHTLABEL_SHADOW_SHARE`` is the default of scheduled runs.
+
+    Raises:
+        ParamValidationError: the variable is no share, as Airflow shows above the list of Dags.
+    """
+    default = environment.get("NIGHTLABEL_SHADOW_SHARE", "").strip() or "0"
+    try:
+        share = float(default)
+    except ValueError:
+        raise SettingsError(f"NIGHTLABEL_SHADOW_SHARE is {default!r}; give a share from 0 to 1, or unset it") from None
+    return {
+        "shadow_share": Param(
+            share,
+            type="number",
+            minimum=0,
+            maximum=1,
+            section=section,
+            description="Afterwards the model with the alias shadow looks at this share of the images that were "
+            "labelled, for comparison only (0 to 1): a run of its own, of the Dag shadow_images.",
+        ),
+    }
+
+
+def how_params(*, model: str = "production") -> dict[str, Param]:
+    """Return the parameters that say with what images are classified.
+
+    Args:
+        model: The default, an alias.
+    """
     return {
         "model": Param(
-            "production",
+            model,
             type="string",
             minLength=1,
             maxLength=200,
@@ -172,8 +240,8 @@ def model_params(which: str, images: str) -> dict[str, Param]:
         "version": text(which, "Its version; another precision or preprocessing is another version.", longest=128),
         "labels": text(
             which,
-            "imagenet, or the address of a file: CSV with label id and name, or a name on each line. Empty: as the "
-            "family says.",
+            "imagenet, or the address of a file: CSV with label id and name, or a name on each line. Needed with a "
+            "source.",
             longest=2_048,
         ),
         "licence": text(which, "Licence of the weights. Empty: not stated.", longest=200),

@@ -21,8 +21,8 @@
 --   ---------------------+-----------------+-----------+------------+--------------+----------+----------+------+------+----------------+------------+---------
 --   2026-11-23 03:00:00Z | cli             | succeeded | 0          | 0            | 0        | 0        | 0    | 0    | 0              | 0          | yes
 --   2026-11-23 02:00:00Z | classify_images | running   | 70         | 58           | 0        | 0        | 0    | 0    | 0              | 12         | yes
+--   2026-11-22 03:00:00Z | shadow_images   | succeeded | 4          | 0            | 0        | 3        | 0    | 1    | 0              | 0          | yes
 --   2026-11-22 02:00:00Z | classify_images | succeeded | 67         | 54           | 8        | 4        | 0    | 1    | 0              | 0          | yes
---   2026-11-21 02:00:00Z | classify_images | succeeded | 65         | 52           | 8        | 4        | 1    | 0    | 0              | 0          | yes
 \if :{?runs} \else \set runs 7 \endif
 SELECT
     started_at, dag_id, state, discovered, already_done, deferred, labelled, dead, gone, done_elsewhere, unfinished,

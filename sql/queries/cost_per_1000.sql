@@ -15,8 +15,8 @@
 -- Example: price_per_hour=0.05; days=30; until=2026-11-22
 --   model       | runs | images | copied | seconds_per_1000 | cost_per_1000
 --   ------------+------+--------+--------+------------------+--------------
+--   candidate@1 | 5    | 56     | 10     | 690.6            | 0.0096
 --   tiny@2      | 9    | 49     | 5      | 780.9            | 0.0108
---   candidate@1 | 1    | 48     | 9      | 683.6            | 0.0095
 --   tiny@1      | 12   | 46     | 12     | 692.9            | 0.0096
 \if :{?price_per_hour} \else \set price_per_hour 0.05 \endif
 \if :{?days} \else \set days 30 \endif

@@ -18,9 +18,6 @@
 --   2026-11-17 12:00:00Z | cli             | 48     | 10   | 20.8
 --   2026-11-14 02:00:00Z | classify_images | 4      | 2    | 50.0
 --   2026-11-13 02:00:00Z | classify_images | 5      | 2    | 40.0
---   2026-11-09 02:00:00Z | classify_images | 4      | 1    | 25.0
---   2026-11-08 02:00:00Z | classify_images | 4      | 1    | 25.0
---   2026-11-07 02:00:00Z | classify_images | 5      | 4    | 80.0
 \if :{?runs} \else \set runs 14 \endif
 \if :{?above} \else \set above 5 \endif
 SELECT started_at, dag_id, labelled + dead AS images, dead, round(100.0 * dead / (labelled + dead), 1) AS percent

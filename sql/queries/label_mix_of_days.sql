@@ -12,13 +12,13 @@
 -- Example: days=30; until=2026-11-22
 --   label             | images | percent | mean_score
 --   ------------------+--------+---------+-----------
---   crane             | 35     | 31.5    | 0.657589
---   😺 smiling cat     | 20     | 18.0    | 0.710156
---   100% wool: {grey} | 12     | 10.8    | 0.579427
---   12" ruler         | 12     | 10.8    | 0.61849
---   jack-o'-lantern   | 12     | 10.8    | 0.652344
---   Egyptian cat      | 10     | 9.0     | 0.60625
---   tabby             | 10     | 9.0     | 0.576562
+--   crane             | 40     | 33.6    | 0.664453
+--   😺 smiling cat     | 21     | 17.6    | 0.71875
+--   jack-o'-lantern   | 13     | 10.9    | 0.66226
+--   100% wool: {grey} | 12     | 10.1    | 0.579427
+--   12" ruler         | 12     | 10.1    | 0.61849
+--   tabby             | 11     | 9.2     | 0.588068
+--   Egyptian cat      | 10     | 8.4     | 0.60625
 \if :{?days} \else \set days 30 \endif
 \if :{?until} \else \set until '' \endif
 SELECT

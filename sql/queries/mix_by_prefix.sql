@@ -12,17 +12,17 @@
 --   images   bigint   images that got it
 --   percent  numeric  of the labels below the prefix
 -- Example: days=7; until=2026-11-22; top=1
---   bucket | prefix   | label             | images | percent
---   -------+----------+-------------------+--------+--------
---   photos |          | crane             | 4      | 66.7
---   photos | /        | 100% wool: {grey} | 3      | 30.0
---   photos | archive/ | crane             | 5      | 41.7
---   photos | in/      | crane             | 8      | 38.1
---   photos | odd\n/   | crane             | 3      | 30.0
---   scans  |          | crane             | 2      | 66.7
---   scans  | /        | 12" ruler         | 1      | 50.0
---   scans  | archive/ | crane             | 3      | 37.5
---   scans  | in/      | crane             | 1      | 100.0
+--   bucket | prefix   | label     | images | percent
+--   -------+----------+-----------+--------+--------
+--   photos |          | crane     | 4      | 50.0
+--   photos | /        | crane     | 4      | 36.4
+--   photos | archive/ | crane     | 5      | 38.5
+--   photos | in/      | crane     | 11     | 45.8
+--   photos | odd\n/   | crane     | 4      | 36.4
+--   scans  |          | crane     | 2      | 66.7
+--   scans  | /        | 12" ruler | 1      | 50.0
+--   scans  | archive/ | crane     | 3      | 37.5
+--   scans  | in/      | crane     | 1      | 100.0
 \if :{?days} \else \set days 7 \endif
 \if :{?until} \else \set until '' \endif
 \if :{?top} \else \set top 3 \endif

@@ -12,8 +12,8 @@
 --   label           | first_day  | images
 --   ----------------+------------+-------
 --   12" ruler       | 2026-11-10 | 12
---   crane           | 2026-11-05 | 35
---   jack-o'-lantern | 2026-11-03 | 12
+--   crane           | 2026-11-05 | 40
+--   jack-o'-lantern | 2026-11-03 | 13
 \if :{?days} \else \set days 7 \endif
 \if :{?until} \else \set until '' \endif
 SELECT label, min(day) AS first_day, sum(images)::bigint AS images

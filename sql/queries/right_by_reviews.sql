@@ -11,11 +11,11 @@
 --   mostly        text     what reviewers gave instead, most often; empty where it was always right
 -- Example: least=2
 --   model  | label         | reviewed | percent | mostly
---   -------+---------------+----------+---------+------------------
---   tiny@2 | crane         | 5        | 40.0    | Egyptian cat
---   tiny@1 | 😺 smiling cat | 3        | 0.0     | Egyptian cat
---   tiny@2 | 😺 smiling cat | 3        | 33.3    | 100% wool: {grey}
---   tiny@2 | 12" ruler     | 2        | 50.0    | 😺 smiling cat
+--   -------+---------------+----------+---------+-------------
+--   tiny@2 | crane         | 5        | 0.0     | Egyptian cat
+--   tiny@1 | 😺 smiling cat | 3        | 33.3    | crane
+--   tiny@2 | 😺 smiling cat | 3        | 33.3    | Egyptian cat
+--   tiny@2 | 12" ruler     | 2        | 50.0    | Egyptian cat
 \if :{?least} \else \set least 5 \endif
 SELECT
     model_name || '@' || model_version AS model,

@@ -10,11 +10,13 @@
 --   figures     text                      figures that moved
 --   labels      text                      labels that moved most, with their shares before and now in percent
 -- Example: runs=20
---   started_at           | model  | images | figures         | labels
---   ---------------------+--------+--------+-----------------+---------------------------------------------------------------------------------
---   2026-11-19 02:00:00Z | tiny@2 | 2      | psi, mean_score | jack-o'-lantern 45.3 -> 51.6
---   2026-11-13 02:00:00Z | tiny@1 | 3      | psi, mean_score | 12" ruler 4.7 -> 6.3, crane 68.8 -> 64.1, tabby 73.4 -> 59.4
---   2026-11-08 02:00:00Z | tiny@1 | 3      | psi, mean_score | 100% wool: {grey} 59.4 -> 12.5, jack-o'-lantern 42.2 -> 70.3, tabby 23.4 -> 73.4
+--   started_at           | model       | images | figures         | labels
+--   ---------------------+-------------+--------+-----------------+---------------------------------------------------
+--   2026-11-21 03:00:00Z | candidate@1 | 3      | psi, mean_score | 100% wool: {grey} 82.8 -> 68.8, tabby 78.1 -> 10.9
+--   2026-11-20 03:00:00Z | candidate@1 | 1      | psi, mean_score | crane 12.5 -> 0.0
+--   2026-11-19 02:00:00Z | tiny@2      | 2      | psi, mean_score | jack-o'-lantern 78.1 -> 76.6, crane 31.3 -> 23.4
+--   2026-11-19 00:00:00Z | tiny@2      | 10     | psi, mean_score | 😺 smiling cat 57.8 -> 45.3
+--   2026-11-12 02:00:00Z | tiny@1      | 3      | psi, mean_score | Egyptian cat 60.9 -> 21.9
 \if :{?runs} \else \set runs 30 \endif
 SELECT
     started_at,

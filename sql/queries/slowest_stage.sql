@@ -9,12 +9,12 @@
 --   seconds     real                      its seconds, added over threads and shards
 --   percent     numeric                   of the four stages
 -- Example: runs=4
---   started_at           | stage   | seconds  | percent
---   ---------------------+---------+----------+--------
---   2026-11-22 02:00:00Z | fetch   | 1.14062  | 37.6
---   2026-11-21 02:00:00Z | predict | 1.25     | 29.0
---   2026-11-20 12:00:00Z | fetch   | 1.15625  | 41.1
---   2026-11-20 02:00:00Z | predict | 0.984375 | 33.0
+--   started_at           | stage   | seconds | percent
+--   ---------------------+---------+---------+--------
+--   2026-11-22 03:00:00Z | write   | 0.875   | 41.2
+--   2026-11-22 02:00:00Z | fetch   | 1.14062 | 37.6
+--   2026-11-21 03:00:00Z | fetch   | 0.84375 | 35.3
+--   2026-11-21 02:00:00Z | predict | 1.25    | 29.0
 \if :{?runs} \else \set runs 14 \endif
 SELECT r.started_at, most.stage, most.seconds, round((100 * most.seconds / r.worker_s)::numeric, 1) AS percent
 FROM (

@@ -10,12 +10,12 @@
 --   images_per_second  real                      images over the time from start to end
 --   percent_of_former  numeric                   of the run before that recorded anything
 -- Example: runs=4
---   started_at           | model  | images | images_per_second | percent_of_former
---   ---------------------+--------+--------+-------------------+------------------
---   2026-11-22 02:00:00Z | tiny@2 | 4      | 0.0289855         | 347
---   2026-11-21 02:00:00Z | tiny@2 | 5      | 0.0083612         | 86
---   2026-11-20 12:00:00Z | tiny@2 | 5      | 0.00970874        | 119
---   2026-11-20 02:00:00Z | tiny@2 | 5      | 0.00814332        |
+--   started_at           | model       | images | images_per_second | percent_of_former
+--   ---------------------+-------------+--------+-------------------+------------------
+--   2026-11-22 03:00:00Z | candidate@1 | 3      | 0.046875          | 162
+--   2026-11-22 02:00:00Z | tiny@2      | 4      | 0.0289855         | 62
+--   2026-11-21 03:00:00Z | candidate@1 | 3      | 0.046875          | 561
+--   2026-11-21 02:00:00Z | tiny@2      | 5      | 0.0083612         |
 \if :{?runs} \else \set runs 14 \endif
 SELECT
     started_at,

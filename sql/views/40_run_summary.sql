@@ -30,9 +30,13 @@ SELECT
     s.fetch_s,
     s.decode_s,
     s.predict_s,
-    s.write_s
+    s.write_s,
+    pace.images_per_second::real AS max_images_per_second,
+    r.expected_s,
+    r.shadow_of
 FROM nightlabel.run AS r
 JOIN nightlabel.model AS m ON m.model_id = r.model_id
+LEFT JOIN nightlabel.run_pace AS pace ON pace.run_id = r.run_id
 CROSS JOIN LATERAL (
     SELECT
         coalesce(sum(images), 0)::bigint AS images,
@@ -57,3 +61,6 @@ COMMENT ON COLUMN nightlabel.run_summary.copied IS 'Labels taken over from equal
 COMMENT ON COLUMN nightlabel.run_summary.gone IS 'Deleted or overwritten between listing and reading; the next run finds what is there.';
 COMMENT ON COLUMN nightlabel.run_summary.done_elsewhere IS 'Recorded first by another run.';
 COMMENT ON COLUMN nightlabel.run_summary.unfinished IS 'In shards that ran out of retries; zero in a successful run.';
+COMMENT ON COLUMN nightlabel.run_summary.max_images_per_second IS 'The rate that the run keeps to, all of its workers together; null without a bound.';
+COMMENT ON COLUMN nightlabel.run_summary.expected_s IS 'Seconds that its images were likely to take when it was planned; null if nobody knew, or asked.';
+COMMENT ON COLUMN nightlabel.run_summary.shadow_of IS 'Of a shadow run: the run whose images it looks at; null for every other run.';

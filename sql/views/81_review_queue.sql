@@ -3,7 +3,8 @@
 -- Rule:    current versions by the production line only. A recorded review of the version takes it out; a new version of
 --          the object, or a label by a newer production model, is judged afresh by its own score, reviewed or not.
 -- Plans:   from the lowest score on, by the ledger's index of low scores, which an ORDER BY score LIMIT reads as far as it
---          has to; a bucket, prefix or model is looked for among these.
+--          has to; a bucket, prefix or model is looked for among these. What was reviewed is passed over as the index is
+--          read (OFFSET 0 keeps it so), before anything else is looked up: it is what has the lowest scores, after a while.
 -- Readers: reviewers, ML engineers.
 CREATE OR REPLACE VIEW nightlabel.review_queue AS
 SELECT
@@ -37,7 +38,7 @@ WHERE c.score < 0.5::real
         WHERE better.image_id = c.image_id AND better.label IS NOT NULL AND b.rank < p.rank
     )
     AND NOT EXISTS (
-        SELECT FROM nightlabel.review AS r WHERE r.image_id = c.image_id AND r.superseded_at IS NULL
+        SELECT FROM nightlabel.review AS r WHERE r.image_id = c.image_id AND r.superseded_at IS NULL OFFSET 0
     );
 COMMENT ON VIEW nightlabel.review_queue IS
     'One row per existing object whose present label has a score below 0.5 and that nobody has reviewed.';

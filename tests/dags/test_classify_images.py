@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from airflow.sdk import TriggerRule
 from airflow.sdk.exceptions import ParamValidationError
+from nightlabel_airflow.params import shadow_params
 from nightlabel_airflow.retries import RETRY_BY_ERROR
 from nightlabel_airflow.timetables import NightlyTimetable
 
+from inference.errors import SettingsError
+from inference.settings import Settings
 from inference.types import QUALITY_THRESHOLDS, QualityRules, RunRequest
 
 # Airflow itself warns when it reads .airflowignore: its pathspec pattern has a new name.
@@ -52,7 +55,17 @@ def test_the_tasks_their_order_and_where_they_run(dag):
         "classify_on_cpu": (["discover"], "cpu", "classify_cpu", TriggerRule.ALL_SUCCESS),
         "classify_on_gpu": (["discover"], "gpu", "classify_gpu", TriggerRule.ALL_SUCCESS),
         "report": (["classify_on_cpu", "classify_on_gpu"], "default", "default_pool", TriggerRule.ALL_DONE),
+        "shadow": (["discover", "report"], "default", "default_pool", TriggerRule.ALL_DONE_SETUP_SUCCESS),
     }
+
+
+def test_the_state_of_the_run_never_hangs_on_its_shadow(as_scheduled):
+    """A teardown task does not count among those by which Airflow judges a run."""
+    shadow = as_scheduled.get_task("shadow")
+    assert shadow.is_teardown
+    assert not shadow.on_failure_fail_dagrun
+    assert shadow.downstream_task_ids == set()
+    assert not any(task.is_teardown for task in as_scheduled.tasks if task is not shadow)
 
 
 def test_there_is_one_mapped_task_per_shard_and_its_name_says_which(as_scheduled):
@@ -89,7 +102,7 @@ def test_the_scheduler_waits_for_the_next_night_when_it_first_sees_the_dag(as_sc
 def test_every_task_is_tried_again_by_the_class_of_its_error_and_none_runs_for_ever(dag):
     for task in dag.tasks:
         assert task.retry_policy is RETRY_BY_ERROR
-        assert (task.retries, task.retry_delay) == (6, timedelta(seconds=10))
+        assert (task.retries, task.retry_delay) == (2 if task.task_id == "shadow" else 6, timedelta(seconds=10))
         assert (task.retry_exponential_backoff, task.max_retry_delay) == (2, timedelta(minutes=15))
         assert task.execution_timeout is not None
 
@@ -99,7 +112,7 @@ def test_the_form_has_every_parameter_described_bounded_and_in_a_section(dag):
         "bucket", "prefix", "scope", "manifest", "inventory", "max_images", "dry_run", "model", "device",
         "allow_cpu_fallback", "shard_size", "max_dead_ratio", "min_images_for_ratio", "quality_action",
         "quality_min_images", "quality_js", "quality_psi", "quality_moved_share", "quality_low_score_rise",
-        "quality_score_drop", "quality_dead_rise",
+        "quality_score_drop", "quality_dead_rise", "shadow_share",
     ]  # fmt: skip
     for name, param in ((name, dag.params.get_param(name)) for name in dag.params):
         assert param.description.endswith("."), name
@@ -112,8 +125,12 @@ def test_the_form_and_the_library_agree_on_names_and_defaults(dag):
     defaults = {field.name: field.default for field in fields(RunRequest)}
     form = {name: dag.params[name] for name in dag.params if name != "bucket" and not name.startswith("quality_")}
 
+    assert form.pop("shadow_share") == Settings.model_fields["shadow_share"].default == 0
     assert form == {name: defaults[name] for name in form}
-    assert set(defaults) - set(form) == {"bucket", "dead_letters", "dag_id", "airflow_run_id", "plan_attempt"}
+    assert set(defaults) - set(form) == {
+        "bucket", "dead_letters", "labelled", "shadow", "images_per_second", "longest_shard_s", "time_budget_s",
+        "dag_id", "airflow_run_id", "plan_attempt",
+    }  # fmt: skip
 
 
 def test_the_form_has_every_threshold_of_the_labels_and_leaves_it_to_the_settings(dag):
@@ -144,6 +161,9 @@ def test_the_form_has_every_threshold_of_the_labels_and_leaves_it_to_the_setting
         ("shard_size", 0),
         ("max_dead_ratio", -0.1),
         ("max_dead_ratio", 1.1),
+        ("shadow_share", -0.1),
+        ("shadow_share", 1.1),
+        ("shadow_share", None),
         ("min_images_for_ratio", 0),
         ("dry_run", None),
         ("manifest", "/data/new.csv"),
@@ -192,6 +212,17 @@ def test_parsing_again_gives_the_same_dag_so_that_no_versions_pile_up(dag):
 
 def test_a_database_may_be_away_for_ten_minutes(dag):
     """What the retries wait at least, without the jitter that Airflow adds."""
-    for task in dag.tasks:
+    for task in (task for task in dag.tasks if task.task_id != "shadow"):
         pauses = [task.retry_delay * task.retry_exponential_backoff**number for number in range(task.retries)]
         assert sum((min(pause, task.max_retry_delay) for pause in pauses), timedelta()) >= timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(("value", "share"), [(None, 0), ("", 0), (" 0.25 ", 0.25), ("1", 1)])
+def test_the_environment_sets_the_share_of_scheduled_runs(value, share):
+    environment = {} if value is None else {"NIGHTLABEL_SHADOW_SHARE": value}
+    assert shadow_params("x", environment)["shadow_share"].value == share
+
+
+def test_a_share_that_is_none_is_said_by_its_name():
+    with pytest.raises(SettingsError, match="NIGHTLABEL_SHADOW_SHARE is 'half'; give a share from 0 to 1"):
+        shadow_params("x", {"NIGHTLABEL_SHADOW_SHARE": "half"})

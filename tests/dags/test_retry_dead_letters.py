@@ -29,13 +29,14 @@ def dag(dags):
 
 
 def shape(dag):
-    """How the tasks of a Dag hang together, where they run and how they are tried again."""
+    """How the tasks of a Dag hang together, where they run and how they are tried again; without a night's shadow."""
     return {
         task.task_id: (
             sorted(task.upstream_task_ids), task.queue, task.pool, task.trigger_rule, task.retries, task.retry_delay,
             task.retry_exponential_backoff, task.max_retry_delay, task.retry_policy, task.is_mapped,
         )
         for task in dag.tasks
+        if task.task_id != "shadow"
     }  # fmt: skip
 
 

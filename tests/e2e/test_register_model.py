@@ -19,6 +19,7 @@ from inference.models.store import ModelStore
 from inference.settings import Settings, read_settings
 from inference.sinks.postgres import PostgresSink
 from inference.types import ModelId
+from local_stack.processes import wait_until
 from tests.e2e.nights import AirflowRun, Night
 from tests.e2e.stacks import RunningStack
 from tests.golden import golden_photos
@@ -98,6 +99,14 @@ class Gatehouse:
         return self.stack.api.get(f"{run.path}/taskInstances/approve/-1/hitlDetails")
 
     def answer(self, run: AirflowRun, option: str) -> None:
+        """Answer as a person would, and not in the second in which the question appears.
+
+        By then the process that asked has ended, and the scheduler has heard of it: it takes the news for that of the
+        task's second half, which the answer starts, and has the task tried again.
+        """
+        [asked] = [task for task in run.tasks() if task["task_id"] == "approve"]
+        assert wait_until(lambda: not Path(f"/proc/{asked['pid']}").exists(), 60)
+        time.sleep(5)
         self.stack.api.patch(
             f"{run.path}/taskInstances/approve/-1/hitlDetails", {"chosen_options": [option], "params_input": {}}
         )
@@ -120,7 +129,7 @@ def test_a_yes_over_rest_moves_production_and_the_next_night_takes_it(gatehouse:
     assert "| top-1 | 100.0% | 100.0% |" in question["body"]
     assert gatehouse.production() == str(BUNDLED_MODEL), "asking changes nothing"
     gatehouse.answer(run, "Approve")
-    assert run.wait() == "success", run.log("promote")
+    assert run.wait(180) == "success", run.states()
 
     assert gatehouse.production() == str(model)
     [row] = gatehouse.stack.rows("SELECT * FROM model_alias_history WHERE valid_to IS NULL AND alias = 'production'")
@@ -161,12 +170,12 @@ def test_nobody_is_asked_about_what_the_gate_stops_unless_it_is_overridden(gateh
     overridden = gatehouse.trigger(model, override_reason="a test of the override")
     assert gatehouse.question(overridden)["subject"].startswith("OVERRIDE: ")
     gatehouse.answer(overridden, "Reject")
-    assert overridden.wait() == "success"
+    assert overridden.wait(180) == "success"
     assert gatehouse.production() == before
 
 
 def test_an_unknown_model_is_red_at_once(gatehouse: Gatehouse):
     run = gatehouse.trigger(ModelId("none", "1"))
 
-    assert run.wait() == "failed"
+    assert run.wait(180) == "failed"
     assert "no model 'none@1' is registered" in run.log("register")

@@ -144,6 +144,25 @@ class Network:
         return folder
 
 
+def without_signatures(tf: Any, network: Network, folder: Path) -> Path:
+    """Export as Hub's modules of version 4 are: no signatures, called with and without training."""
+
+    class Module(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = network.module
+
+        @tf.function
+        def __call__(self, inputs: Any, training: bool = False) -> Any:
+            return network.logits(inputs) * (0.5 if training else 1.0)
+
+    module = Module()
+    for training in (True, False):
+        module.__call__.get_concrete_function(network.spec, training=training)
+    tf.saved_model.save(module, str(folder), signatures={})
+    return folder
+
+
 def hub_format(tf: Any, folder: Path, columns: int) -> Path:
     """Write a module in TensorFlow 1's Hub format: graphs with and without the tag train, any size of image."""
     random = np.random.default_rng(5)
@@ -326,6 +345,11 @@ def _saved_models(tf: Any, models: Path, adoptions: Adoptions) -> None:
         signed,
         expected=lambda pixels: softmax(network.logits(pixels / np.float32(255)).numpy()),
         input_scale=(127.5, 127.5),
+    )
+    adoptions.adopt(
+        "without_signatures",
+        str(without_signatures(tf, network, models / "callable")),
+        expected=lambda pixels: softmax(network.logits(pixels / np.float32(255)).numpy()),
     )
     share = lambda images: tf.nn.softmax(network.logits(images))  # noqa: E731
     probabilities = str(network.save(models / "probabilities", share, name="probabilities"))

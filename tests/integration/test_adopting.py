@@ -20,6 +20,7 @@ def adopted(tensorflow_answers: dict[str, Any]) -> dict[str, Any]:
         ("hub", {"litert", "tensorflow"}),
         ("old_hub", {"litert", "tensorflow"}),
         ("signed", {"litert", "tensorflow"}),
+        ("without_signatures", {"litert", "tensorflow"}),
         ("probabilities", {"litert", "tensorflow"}),
         ("keras", {"litert", "tensorflow"}),
         ("litert", {"litert"}),

@@ -26,6 +26,7 @@ from inference import wiring
 from inference.errors import ModelError, ModelFilesError, ModelSourceError, ModelUnknownError, SettingsError
 from inference.models.agreement import photo_crops
 from inference.models.families import PIXEL
+from inference.models.registering import prepared
 from inference.models.store import ModelStore
 from inference.settings import Settings, read_settings
 from inference.sinks.migrating import migrate
@@ -203,9 +204,36 @@ def test_a_litert_file_in_a_bucket_is_registered_with_its_labels_there(
     with wiring.open_sink(settings) as sink:
         handle = wiring.load_model(manifest.model_id, sink, settings, device="cpu")
     assert handle.predict(photo_crops(handle.preprocessing, 2)).shape == (2, 5)
+    of_folder = wiring.register_model(settings, request_for(f"s3://{bucket.name}/models/small", version="2"))
+    assert of_folder.files == manifest.files
     with pytest.raises(ModelSourceError, match="there is no object s3://"):
-        wiring.register_model(settings, request_for(f"s3://{bucket.name}/models/none", version="2"))
-    assert registered(settings) == ["small@1"]
+        wiring.register_model(settings, request_for(f"s3://{bucket.name}/models/none", version="3"))
+    assert registered(settings) == ["small@1", "small@2"]
+
+
+def test_a_model_goes_into_a_store_in_a_bucket_where_every_host_finds_it(
+    settings: Settings,
+    bucket: Bucket,
+    tmp_path: Path,
+    small_models: Path,
+    request_for: Callable[..., RegistrationRequest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    one, other = (
+        settings.model_copy(update={"model_store": f"s3://{bucket.name}/models", "model_cache": tmp_path / name})
+        for name in ("one", "other")
+    )
+    request = request_for(small_models / "floats.tflite")
+
+    manifest = wiring.register_model(one, request)
+    assert wiring.register_model(other, request) == manifest
+    with pytest.raises(ModelFilesError, match="already holds another small@1"):
+        wiring.register_model(other, request_for(small_models / "bytes.tflite"))
+    with wiring.open_sink(other) as sink:
+        handle = wiring.load_model(manifest.model_id, sink, other, device="cpu")
+    assert handle.predict(photo_crops(handle.preprocessing, 2)).shape == (2, 5)
 
 
 def test_registering_the_same_again_is_no_work_and_another_model_is_refused(
@@ -281,6 +309,7 @@ def test_two_registrations_of_one_version_at_once_end_with_one_model(
     assert registered(settings) == ["small@1"]
 
 
+@pytest.mark.full
 def test_two_registrations_into_two_stores_at_once_end_with_one_model(
     settings: Settings, small_models: Path, labels: Path, tmp_path: Path
 ) -> None:
@@ -317,7 +346,7 @@ def pipe(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("moment", ["fetching", "converting"])
+@pytest.mark.parametrize("moment", [pytest.param("fetching", marks=pytest.mark.full), "converting"])
 def test_a_kill_leaves_nothing_half_registered_and_the_next_try_succeeds(
     settings: Settings, small_models: Path, labels: Path, pipe: Path, moment: str
 ) -> None:
@@ -341,6 +370,32 @@ def test_a_kill_leaves_nothing_half_registered_and_the_next_try_succeeds(
     out, _ = Cli(settings).run(small_models / "floats.tflite", *in_pixels(labels))
     assert out.startswith("registered small@1 from")
     assert in_store(settings) == registered(settings) == ["small@1"]
+
+
+def test_what_is_in_the_store_and_not_in_the_database_is_registered_by_the_next_try_without_converting_it_again(
+    settings: Settings, small_models: Path, request_for: Callable[..., RegistrationRequest]
+) -> None:
+    request = request_for(small_models / "floats.tflite")
+    store = ModelStore(settings.model_store)
+    with prepared(request, store, lambda: pytest.fail("no store is asked"), progress=lambda _: None) as version:
+        version.put()
+    assert (in_store(settings), registered(settings)) == (["small@1"], [])
+    with wiring.open_sink(settings) as sink, pytest.raises(ModelUnknownError, match="is not registered"):
+        wiring.load_model(request.model_id, sink, settings, device="cpu")
+
+    words: list[str] = []
+    wiring.register_model(settings, request, progress=words.append)
+    assert words == [f"copying {request.source}"]
+    assert registered(settings) == ["small@1"]
+
+
+def test_the_command_line_says_what_is_missing_in_a_sentence(settings: Settings, small_models: Path) -> None:
+    out, err = Cli(settings).run(small_models / "floats.tflite", "--name", "small", "--version", "1", status=2)
+
+    assert out == ""
+    assert err.startswith("error [bad_setting]: nothing says how ")
+    assert "--crop, --filter, --scale, --output missing; give them, or --family" in err
+    assert err.count("\n") == 1
 
 
 def test_a_process_that_dies_of_the_model_is_one_sentence(

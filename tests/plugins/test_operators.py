@@ -1,17 +1,29 @@
 """What the operators say and hand on. That they run is seen end to end, under the real scheduler."""
 
 import json
-from datetime import UTC, datetime
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
 from nightlabel_airflow import operators
 
 from inference.errors import RunInterruptedError, SettingsError, ShardsUnfinishedError, TooManyDeadError
 from inference.judging import Measure, MovedLabel, Verdict
-from inference.types import DeadLetterFilter, ModelId, Plan, QualityRules, RunRequest, RunSummary
+from inference.types import (
+    DeadLetterFilter,
+    LabelFilter,
+    ModelId,
+    Plan,
+    QualityRules,
+    RunRequest,
+    RunSummary,
+    ShadowSample,
+    Speed,
+)
 
 RUN_ID = UUID("cf2ebf3f-eb23-a16e-82e2-108fa59fc7e5")
 PARAMS = {
@@ -96,6 +108,112 @@ def test_the_form_of_the_retry_becomes_a_choice_of_dead_letters():
     assert request.dead_letters == DeadLetterFilter(
         codes=("truncated",), failed_after=datetime(2026, 11, 20, tzinfo=UTC), permanent="permanent"
     )
+
+
+AGAIN = {
+    "labelled_by": "lite0@1", "label": None, "label_id": "n1", "since": "2026-11-20", "until": None,
+    "dead_letters_too": False, "images_per_second": 20,
+}  # fmt: skip
+
+
+def test_the_form_of_labelling_again_becomes_a_choice_of_labels_and_a_rate():
+    operator = operators.DiscoverLabelledOperator(
+        task_id="discover", task_of_device={}, shard_limit=timedelta(seconds=225)
+    )
+
+    request = operator.request_of(
+        {**PARAMS, **AGAIN}, bucket="photos", prefix="", context=a_context("reclassify_images")
+    )
+
+    assert request.labelled == LabelFilter(
+        label_id="n1", since=datetime(2026, 11, 20, tzinfo=UTC), labelled_by="lite0@1"
+    )
+    assert (request.images_per_second, request.longest_shard_s, request.plan_attempt) == (20, 225.0, 3)
+    assert request.is_by_ledger
+    with pytest.raises(SettingsError, match="until is 'never'; give a date or time"):
+        operators.labels_from({**AGAIN, "until": "never"})
+
+
+def test_the_form_of_a_shadow_run_becomes_a_sample_of_a_run_with_a_time_budget():
+    operator = operators.DiscoverSampleOperator(task_id="discover", task_of_device={})
+    form = {**PARAMS, "run_id": str(RUN_ID), "share": 0.25, "max_minutes": 30}
+
+    request = operator.request_of(form, bucket="photos", prefix="", context=a_context("shadow_images"))
+
+    assert (request.shadow, request.time_budget_s) == (ShadowSample(RUN_ID, 0.25), 1800.0)
+    with pytest.raises(SettingsError, match="run_id is ''; give the run_id of run_summary, such as"):
+        operators.sample_from({**form, "run_id": ""})
+
+
+def test_the_plan_of_labelling_again_says_how_much_and_how_long_also_as_a_note():
+    request = RunRequest("photos", labelled=LabelFilter(), images_per_second=2.0, dry_run=True)
+    planned = plan(images_per_second=2.0, speed=Speed(80.0, is_of_model=True))
+
+    assert operators.plan_text(planned, request).endswith(
+        "deferred 10; it takes about 50 s at the 2 images/s that it keeps to; runs of this model did 80 of late"
+    )
+    assert operators.note_text(planned, request) == (
+        "A dry run would label 100 images again with lite0@1, which takes about 50 s at the 2 images/s that it keeps "
+        "to; runs of this model did 80 of late. 120 match, of which it has done 10 already and defers 10."
+    )
+    assert "Planned to classify 100 images for comparison with" in operators.note_text(
+        plan(), RunRequest("photos", shadow=ShadowSample(RUN_ID, 0.1))
+    )
+
+
+class Reported:
+    """The task instance of the shadow's start: what the report of its run has said."""
+
+    def __init__(self, counts: dict[str, Any] | None) -> None:
+        self.counts = counts
+
+    def xcom_pull(self, *, task_ids: str) -> dict[str, Any] | None:
+        assert task_ids == "report"
+        return self.counts
+
+
+SUCCEEDED = {"state": "succeeded", "labelled": 120, "run_id": str(RUN_ID)}
+
+
+def start_shadow(monkeypatch: pytest.MonkeyPatch, counts: dict[str, Any] | None, model: ModelId | None) -> None:
+    """Run the task as it is after a report, where ``model`` holds the alias."""
+    sink = SimpleNamespace(read_summary=lambda run_id: summary(run_id=run_id))
+    monkeypatch.setattr("inference.wiring.find_shadow", lambda _sink: model)
+    monkeypatch.setattr("nightlabel_airflow.connections.open_settings", lambda: SimpleNamespace(shadow_minutes=45))
+    monkeypatch.setattr("nightlabel_airflow.connections.open_sink", lambda _settings: nullcontext(sink))
+    source = SimpleNamespace(bucket="photos", prefix="in/")
+    monkeypatch.setattr("nightlabel_airflow.connections.default_source", lambda **_given: source)
+    context = {**a_context("classify_images"), "ti": Reported(counts), "params": {**PARAMS, "shadow_share": 0.25}}
+    operators.ShadowOperator(task_id="shadow").execute(context)
+
+
+def test_after_a_run_that_succeeded_its_shadow_is_started_once_for_the_run(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(DagRunTriggerException) as started:
+        start_shadow(monkeypatch, SUCCEEDED, ModelId("lite2", "1"))
+
+    error = started.value
+    assert (error.trigger_dag_id, error.dag_run_id) == ("shadow_images", "shadow_of__manual__1")
+    assert (error.reset_dag_run, error.wait_for_completion) == (True, False)
+    assert error.conf == {
+        "bucket": "photos", "prefix": "in/", "run_id": str(RUN_ID), "share": 0.25, "max_minutes": 45,
+        "model": "lite2@1", "device": "auto", "allow_cpu_fallback": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("counts", "model", "reason"),
+    [
+        (None, ModelId("lite2", "1"), "the run did not succeed"),
+        ({"shards": 3, "to_classify": 9}, ModelId("lite2", "1"), "the run did not succeed"),
+        ({**SUCCEEDED, "labelled": 0}, ModelId("lite2", "1"), "labelled nothing"),
+        (SUCCEEDED, None, "no model holds the alias shadow"),
+        (SUCCEEDED, ModelId("lite0", "1"), "names lite0@1, the model of the run itself"),
+    ],
+    ids=["failed", "dry run", "nothing new", "no shadow", "its own"],
+)
+def test_where_there_is_nothing_to_compare_no_shadow_is_started(monkeypatch: pytest.MonkeyPatch, counts, model, reason):
+    with pytest.raises(AirflowSkipException, match=reason):
+        start_shadow(monkeypatch, counts, model)
 
 
 def test_a_time_that_is_none_is_refused_by_its_name():

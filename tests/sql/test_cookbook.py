@@ -581,6 +581,22 @@ def history_of_production(world: World, given: Given) -> Answer:
     return rows
 
 
+@answers
+def shadow_agreement(world: World, given: Given) -> Answer:
+    start, end = span(given)
+    rows = [
+        (
+            row["day"], model_of(row), model_of(row, "shadow_"), row["images"],
+            percent(row["same"], row["images"]) if row["images"] else None,
+            row["shadow_mean_score"] - row["mean_score"] if row["images"] else None,
+            row["shadow_dead"],
+        )
+        for row in world.shadow_daily()
+        if start <= row["day"] <= end
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: row[:3])
+
+
 # The tests.
 
 

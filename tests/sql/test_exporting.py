@@ -21,6 +21,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import psycopg
@@ -33,9 +34,9 @@ from inference.exporting import ExportRequest
 from inference.settings import Settings, read_settings
 from inference.sinks.views import TIMES, ViewExport
 from inference.sources.manifest import ManifestSource
-from inference.types import Label, ScoredLabel
+from inference.types import Label, RunRequest, ScoredLabel, ShadowSample
 from tests.fakes import FakeObjects
-from tests.ledger import Ledger, dead_letter, listed, prediction
+from tests.ledger import BUCKET, Ledger, dead_letter, listed, prediction
 
 pytestmark = pytest.mark.integration
 
@@ -68,6 +69,41 @@ def with_label(ref, text: str):
     return replace(made, top=top)
 
 
+UNSURE = "UPDATE nightlabel.outcome SET score = 0.25 WHERE label IS NOT NULL"
+JUDGED = """
+    INSERT INTO nightlabel.run_quality (
+        run_id, model_id, is_history, verdict, reason, images, dead, score_sum, score_square_sum, low_score, low_scores,
+        nights, images_before, psi, moved, moved_labels, shares_before, shares_now, thresholds
+    )
+    SELECT run_id, model_id, true, 'moved', 'psi 0.5 "quoted"', 8, 1, 4.5, 3.25, 0.3, 2, 28, 800, 0.5, '{psi}',
+        '{"label, with a comma",other}', '{0.25,0}', '{0,0.5}', '{"js": 0.1}'
+    FROM nightlabel.run
+"""
+CHECKED = """
+    INSERT INTO nightlabel.gate_check (
+        model_id, verdict, reasons, thresholds, model_sha256, golden_set, golden_sha256, golden_images,
+        golden_unreadable, top1, recent_days, recent_images, recent_unreadable, engine, label_shifts, flips
+    )
+    SELECT model_id, 'failed', '[{"threshold": "min_top1", "is_warning": false, "message": "too few, 0.25"}]',
+        '{"min_top1": 0.5}', 'ab', 'default', 'cd', 100, 2, 0.25, 14, 50, 0, 'litert', '[]',
+        (SELECT jsonb_agg(jsonb_build_object(
+            'bucket', bucket, 'object_key', object_key, 'etag', etag, 'is_golden', true, 'right_label_id', 'n1',
+            'from_label', 'cat', 'from_label_id', 'n1', 'from_score', 0.5,
+            'to_label', 'dog', 'to_label_id', 'n2', 'to_score', 0.75
+        )) FROM nightlabel.image)
+    FROM nightlabel.model
+"""
+REVIEWED = """
+    INSERT INTO nightlabel.review (
+        image_id, bucket, object_key, etag, label, label_id, reviewer, note, model_id, seen_label, seen_label_id,
+        seen_score
+    )
+    SELECT image_id, bucket, object_key, etag, 'cat', 'n1', 'ana', object_key, 1, 'dog', 'n2', 0.25
+    FROM nightlabel.image WHERE object_key ^@ 'odd/'
+"""
+"""What no run leaves: labels of a low score, a verdict on each run, a check of each model, and reviews."""
+
+
 @pytest.fixture
 def filled(ledger: Ledger) -> Ledger:
     """Labels and dead letters under odd keys, with odd labels; and one object without anything odd."""
@@ -86,12 +122,17 @@ def filled(ledger: Ledger) -> Ledger:
 
 @pytest.fixture
 def shown(filled: Ledger) -> Ledger:
-    """The same, with something in every public view: another model's labels, and an object that waits for its first."""
+    """The same, with something in every public view: labels of another model and of a shadow, and an object without."""
     candidate = str(filled.register("candidate"))
     keys = [*(f"{prefix}/{key}" for prefix in ("odd", "dead") for key in ODD), "plain"]
     plan = filled.plan(*map(listed, keys), model=candidate, scope="not_by_this_model")
     filled.work(plan, {key: lambda ref: prediction(ref, 2) for key in keys})
-    filled.work(filled.plan(listed("new/1"), listed("new/2"), prefix="new/", max_images=1))
+    newest = filled.plan(listed("new/1"), listed("new/2"), prefix="new/", max_images=1)
+    filled.work(newest)
+    shadow = RunRequest(BUCKET, model=candidate, shadow=ShadowSample(newest.run_id, 1.0))
+    filled.work(filled.sink.plan_run(shadow, None))
+    for statement in (UNSURE, JUDGED, CHECKED, REVIEWED):
+        filled.execute(statement)
     return filled
 
 
@@ -111,7 +152,7 @@ def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def one(value: Any) -> Any:
         if isinstance(value, datetime):
             return value.isoformat()
-        return value if value is None or isinstance(value, str | int | float | list) else str(value)
+        return value if value is None or isinstance(value, str | int | float | list | dict) else str(value)
 
     return [{name: one(value) for name, value in row.items()} for row in rows]
 
@@ -134,13 +175,13 @@ def from_csv(text: str, kinds: dict[str, str]) -> list[dict[str, Any]]:
     def one(text: str, kind: str) -> Any:
         if text == "" and kind != "text":
             return None
-        if kind.endswith("[]"):
+        if kind.endswith("[]") or kind == "jsonb":
             return json.loads(text)
         if kind in {"bigint", "integer"}:
             return int(text)
         if kind == "boolean":
             return text == "t"
-        return float(text) if kind == "real" else text or None
+        return float(text) if kind in {"real", "double precision"} else text or None
 
     return [
         {name: one(text, kinds[name]) for name, text in row.items()}
@@ -181,6 +222,8 @@ def test_parquet_holds_what_each_view_holds_in_types_of_its_own(shown: Ledger, t
         "bigint": "int64",
         "integer": "int32",
         "real": "float",
+        "double precision": "double",
+        "jsonb": "string",
         "boolean": "bool",
         "date": "date32[day]",
         "timestamp with time zone": "timestamp[us, tz=UTC]",
@@ -191,11 +234,18 @@ def test_parquet_holds_what_each_view_holds_in_types_of_its_own(shown: Ledger, t
         export(shown, tmp_path / "x.parquet", view=view)
 
         table = pq.read_table(tmp_path / "x.parquet")
-        rows = wanted(shown, view)
-        expected = [{name: str(v) if name == "run_id" else v for name, v in row.items()} for row in rows]
+        kinds, rows = column_kinds(view), wanted(shown, view)
+        as_text = {name for name, kind in kinds.items() if kind == "jsonb"}
+        expected = [
+            {
+                name: json.dumps(v) if name in as_text else str(v) if isinstance(v, UUID) else v
+                for name, v in row.items()
+            }
+            for row in rows
+        ]
         assert close(table.to_pylist()) == close(expected), view
         written = {field.name: str(field.type) for field in table.schema}
-        assert written == {name: words[kind] for name, kind in column_kinds(view).items()}, view
+        assert written == {name: words[kind] for name, kind in kinds.items()}, view
 
 
 def close(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -448,7 +448,7 @@ def test_a_later_partition_has_the_indexes_and_the_triggers_of_the_first(ledger:
         return sorted(row["made"].replace(table, "partition") for row in rows)
 
     assert made(later) == made(first)
-    assert len(made(later)) == 7
+    assert len(made(later)) == 8
 
 
 def test_a_model_is_registered_beside_whoever_reads_the_ledger(ledger: Ledger):

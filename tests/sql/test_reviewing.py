@@ -12,6 +12,9 @@ import pytest
 from inference import wiring
 from inference.errors import ReviewError, SettingsError, ShardError, SinkCredentialsError
 from inference.settings import Settings
+from inference.sinks.migrating import run_alone
+from inference.sinks.migration_files import statements_of
+from inference.sinks.statements import migrations, revision_of
 from inference.types import ReviewRequest
 from tests.ledger import BUCKET, Ledger, dead_letter, listed, prediction
 
@@ -56,6 +59,8 @@ def golden(ledger: Ledger) -> dict[tuple[str, str], tuple[str, str, str]]:
 def test_what_the_model_is_unsure_of_waits_the_lowest_score_first(unsure: Ledger):
     assert queue(unsure) == ["a", "b", "c"]
     assert queue(unsure, below=0.25) == ["a"]
+    with pytest.raises(SettingsError, match=r"below is 0\.6, and review_queue holds scores below 0\.5"):
+        queue(unsure, below=0.6)
     assert queue(unsure, limit=2) == ["a", "b"]
     assert queue(unsure, prefix="b") == ["b"]
     assert queue(unsure, bucket="elsewhere") == []
@@ -212,6 +217,19 @@ def test_a_reader_looks_and_may_not_record_and_a_login_of_its_own_can_be_let(
 def test_in_sql_it_is_one_call(unsure: Ledger):
     unsure.execute("SELECT nightlabel.record_review('photos', 'b', 'cat', 'ana')")
     assert reviews(unsure) == [("b", "n1", "ana", True)]
+
+
+def test_partitions_that_were_there_before_get_the_index_by_the_upgrade_which_may_be_repeated(unsure: Ledger):
+    [path] = (path for path in migrations() if revision_of(path) == "0013")
+    record(unsure, "a", "dog")
+    before = (reviews(unsure), golden(unsure))
+    with psycopg.connect(unsure.url, autocommit=True) as connection:
+        connection.execute("DROP INDEX nightlabel.outcome_low_score")
+        for statement in statements_of(path.read_text(encoding="utf-8")):
+            run_alone(connection, statement)
+        sql = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'nightlabel.outcome_low_score'::regclass"
+        assert connection.execute(sql).fetchone() == (True,)
+    assert (reviews(unsure), golden(unsure)) == before
 
 
 def test_the_queue_is_read_from_its_lowest_score_on(unsure: Ledger):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
 
 from benchmarks.ordinary_nights import DRIFTS, WORLDS, caught, judged
+from inference.errors import SettingsError
 from inference.judging import MOST_NAMED, Measure, Night, judge
+from inference.settings import read_settings
 from inference.types import QualityRules
 
 RULES = QualityRules()
@@ -191,6 +194,27 @@ def test_a_few_images_of_labels_that_were_never_seen_are_no_news():
     assert judge(found, [CATS_AND_DOGS] * 3, RULES).name == "ordinary"
 
 
+def test_the_settings_change_some_thresholds_and_leave_the_others():
+    chosen = read_settings(quality_thresholds="js=0.2, min_images=50,psi=1", quality_action="fail")
+    assert chosen.quality_rules() == QualityRules("fail", min_images=50, js=0.2, psi=1.0)
+    assert read_settings().quality_rules() == RULES
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("jss=0.2", "'jss' is no threshold; there are js, psi, moved_share"),
+        ("js", "js is '', which is no number from 0 on"),
+        ("js=-1", "js is '-1', which is no number"),
+        ("psi=nan", "psi is 'nan', which is no number"),
+        ("min_images=0.5", "min_images is '0.5', which is no number"),
+    ],
+)
+def test_a_threshold_that_is_none_is_refused_with_the_variables_name(text: str, sentence: str):
+    with pytest.raises(SettingsError, match=f"NIGHTLABEL_QUALITY_THRESHOLDS is .*{re.escape(sentence)}"):
+        read_settings(quality_thresholds=text)
+
+
 # By simulation: docs/adr/0019 has the long tables.
 
 
@@ -210,16 +234,19 @@ def test_a_planted_label_or_junk_is_reported_in_that_run(share: float):
 
 @pytest.mark.full
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
-def test_of_a_thousand_ordinary_nights_at_most_two_raise_an_alarm(world):
-    for images in (500, 1_000, 5_000):
-        assert sum(verdict.name == "moved" for verdict in judged(world, images, seed=3, nights=1_000)) <= 2, images
+def test_of_three_thousand_ordinary_nights_at_most_six_raise_an_alarm(world):
+    alarms = {
+        images: [verdict.reason for verdict in judged(world, images, seed=3, nights=1_000) if verdict.name == "moved"]
+        for images in (500, 1_000, 5_000)
+    }
+    assert sum(map(len, alarms.values())) <= 6, alarms
 
 
 @pytest.mark.full
-def test_any_one_label_few_labels_and_junk_are_reported_from_500_images_on():
-    for images in (500, 1_000, 5_000):
-        for share in (0.10, 0.25):
-            for drift in (DRIFTS[0], DRIFTS[2], DRIFTS[4]):
-                least = 0.8 if (drift.is_junk and share < 0.2 and images == 500) else 0.98
-                assert caught(MILD, images, drift, share, seed=5, nights=200) >= least, (drift.name, images, share)
-        assert caught(MILD, images, DRIFTS[1], 0.25, seed=5, nights=200) >= 0.98, "the most frequent label"
+@pytest.mark.parametrize("images", [500, 1_000, 5_000])
+def test_one_label_few_labels_and_junk_are_reported_from_500_images_on(images: int):
+    for share in (0.10, 0.25):
+        for drift in (DRIFTS[0], DRIFTS[2], DRIFTS[4]):
+            is_hard = images == 500 and share < 0.2 and drift is not DRIFTS[0]
+            assert caught(MILD, images, drift, share, seed=5, nights=200) >= (0.88 if is_hard else 0.98), drift.name
+    assert caught(MILD, images, DRIFTS[1], 0.25, seed=5, nights=200) >= 0.98, "the most frequent label"

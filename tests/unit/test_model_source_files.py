@@ -194,6 +194,16 @@ def torch_zip(path: Path) -> Path:
             r"uses os\.path\.join, which is no part of Keras",
         ),
         ("broken.keras", lambda path: zipped(path, ("metadata.json", b""), ("config.json", b"{")), "a damaged .keras"),
+        (
+            "bomb.keras",
+            lambda path: zipped(path, ("metadata.json", b""), ("config.json", b" " * 20_000_000)),
+            "take more than 16,777,216 bytes",
+        ),
+        (
+            "deep.keras",
+            lambda path: zipped(path, ("metadata.json", b""), ("config.json", b"[" * 200_000)),
+            "a damaged .keras",
+        ),
         ("photo.jpg", lambda path: path.write_bytes(b"\xff\xd8\xff\xe0 a photo"), "is no model that is known here"),
         ("empty", lambda path: path.write_bytes(b""), "is no model that is known here"),
         ("cut.zip", lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "is a damaged or encrypted archive"),
