@@ -7,6 +7,7 @@ import importlib
 import logging
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from inference.errors import (
+    AliasMovedError,
     DeviceUnavailableError,
     InferenceError,
     LabelsMovedError,
@@ -591,8 +593,8 @@ def load_libraries() -> None:
 def migrate(settings: Settings) -> tuple[str | None, str, ModelId]:
     """Bring the results database to this code's schema and leave a model registered as ``production``.
 
-    Where no model holds the alias, the bundled one gets it. The bundled model is built into the model store when it
-    is the production model and the store lacks it.
+    Where no model holds the alias, the bundled one gets it; what somebody promotes meanwhile stays. The bundled model
+    is built into the model store when it is the production model and the store lacks it.
 
     Returns:
         The revision before (None for an empty database), the revision now, and the production model.
@@ -611,11 +613,15 @@ def migrate(settings: Settings) -> tuple[str | None, str, ModelId]:
             production = registry.find_alias(connection, registry.PRODUCTION)
         if production is None or production == BUNDLED_MODEL:
             manifest = ensure_default_model(open_model_store(settings))
-            production = manifest.model_id
             with sink.asking() as connection:
                 registry.register(connection, manifest)
-                reason = "the bundled model, as the first"
-                registry.name_alias(connection, registry.PRODUCTION, production, reason=reason)
+                if production is None:
+                    reason = "the bundled model, as the first"
+                    with suppress(AliasMovedError):  # building takes a minute: who promoted meanwhile has the word
+                        registry.name_alias(
+                            connection, registry.PRODUCTION, manifest.model_id, reason=reason, expected=None
+                        )
+                production = registry.find_alias(connection, registry.PRODUCTION) or manifest.model_id
     return before, after, production
 
 

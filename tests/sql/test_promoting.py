@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from inference import promoting
+from inference import promoting, wiring
 from inference.errors import (
     AliasMovedError,
     InferenceError,
@@ -26,6 +26,8 @@ from inference.gate import tables
 from inference.gate.checking import require_passing_check
 from inference.gate.figures import Comparison, GoldenFigures, GoldenImage, Reason, RecentFigures, Rightness
 from inference.models import registry
+from inference.models.bundled import BUNDLED_MODEL
+from inference.models.manifest import Manifest
 from inference.models.registry import Seen
 from inference.models.store import ModelStore, hash_files
 from inference.promoting import PromotionRequest
@@ -75,6 +77,10 @@ class House:
 
     def promote(self, model: ModelId | str, reason: str = "it is better", **request: Any) -> promoting.Promotion:
         return promoting.promote_model(PromotionRequest(str(model), reason, **request), settings=self.settings)
+
+    def promote_unseen(self, model: ModelId) -> None:
+        with self.ledger.sink.asking() as connection:
+            registry.name_alias(connection, "production", model, reason="a test")
 
     def named(self, alias: str = "production") -> ModelId | None:
         with self.ledger.sink.asking() as connection:
@@ -327,6 +333,34 @@ def test_the_library_moves_an_alias_without_a_look_where_nobody_has_looked(house
         assert registry.name_alias(connection, "shadow", NEXT, reason="a", expected=Seen.WHATEVER)
         assert registry.name_alias(connection, "shadow", OTHER, reason="b")
         assert not registry.name_alias(connection, "shadow", OTHER, reason="c")
+
+
+@pytest.mark.parametrize("before", [None, BUNDLED_MODEL])
+def test_a_migration_leaves_what_was_promoted_while_it_built_the_bundled_model(
+    house: House, monkeypatch: pytest.MonkeyPatch, before: ModelId | None
+):
+    house.ledger.execute("DELETE FROM nightlabel.model_alias")
+    bundled = manifest(BUNDLED_MODEL)
+    if before is not None:
+        house.ledger.register(before.name, before.version)
+        house.promote_unseen(before)
+
+    def build(_store: ModelStore) -> Manifest:
+        house.promote_unseen(NEXT)
+        return bundled
+
+    monkeypatch.setattr("inference.models.bundled.ensure_default_model", build)
+    assert wiring.migrate(house.settings)[2] == NEXT
+    assert house.named() == NEXT
+
+
+def test_a_migration_gives_the_bundled_model_the_alias_where_no_model_holds_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    house.ledger.execute("DELETE FROM nightlabel.model_alias")
+    monkeypatch.setattr("inference.models.bundled.ensure_default_model", lambda _store: manifest(BUNDLED_MODEL))
+    assert wiring.migrate(house.settings)[2] == BUNDLED_MODEL
+    assert house.named() == BUNDLED_MODEL
 
 
 # Rights.
