@@ -48,6 +48,8 @@ class PromotionRequest:
     """Whether the gate is overridden where it refuses."""
     approved_by: str | None = None
     """Who said yes, where that is not the login of the database."""
+    check_id: int | None = None
+    """The check that was approved, by which alone it may become ``production``; by default the model's last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,8 @@ def promote_model(request: PromotionRequest, *, settings: Settings, models: Mode
     """Let an alias name a model from now on. Labels nothing: the next run that begins takes it.
 
     To become ``production`` a model needs a check that it passed: its last one, beside the present production model,
-    by the present golden set and thresholds. Not where nothing is in production, and not by force.
+    by the present golden set and thresholds. Not where nothing is in production, unless the request names a check, and
+    not by force; but even then a check that was approved has to be the last one, and of the model as it is registered.
 
     Args:
         request: Which, and why.
@@ -165,8 +168,7 @@ def promote_model(request: PromotionRequest, *, settings: Settings, models: Mode
     """
     _check_reason(request.reason)
     _check_alias(request.alias)
-    from inference.gate import tables
-    from inference.gate.checking import require_passing_check
+    from inference.gate.checking import find_check, require_passing_check
     from inference.models import registry
 
     with wiring.open_sink(settings) as sink:
@@ -188,14 +190,15 @@ def promote_model(request: PromotionRequest, *, settings: Settings, models: Mode
             if before == model:
                 return Promotion(request.alias, model, before, is_moved=False, is_forced=False, check_id=None)
             registry.check_seen(connection, request.alias, expected)
-            if request.alias == PRODUCTION and before is not None:
+            if request.alias == PRODUCTION and (before is not None or request.check_id is not None):
+                last = find_check(connection, model, request.check_id)
+                check_id = None if last is None else last.check_id
                 try:
-                    check_id = require_passing_check(connection, model, before)
+                    require_passing_check(connection, model, before, last)
                 except PromotionRefusedError:
                     if not request.force:
                         raise
-                    last, is_forced = tables.find_last_check(connection, model), True
-                    check_id = None if last is None else last.check_id
+                    is_forced = True
             registry.name_alias(
                 connection,
                 request.alias,

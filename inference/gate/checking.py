@@ -14,6 +14,7 @@ from inference.gate import tables
 from inference.gate.answering import answer, with_speed
 from inference.gate.comparing import compare, judge
 from inference.gate.figures import Answers, CheckRequest, Comparison, GoldenSet, ModelCheck
+from inference.gate.tables import LastCheck
 from inference.models import registry
 from inference.ports import Clock, ModelHandle, ObjectReader, ObjectStore
 from inference.settings import Settings
@@ -169,26 +170,49 @@ class Gate:
                     yield replace(ref, size_bytes=size_bytes)
 
 
-def require_passing_check(connection: Connection[Any], candidate: ModelId, production: ModelId) -> int:
-    """Return the number of the check that lets a model be promoted: its last one, if nothing has changed since.
+def find_check(connection: Connection[Any], candidate: ModelId, approved: int | None = None) -> LastCheck | None:
+    """Return the check that a promotion rests on, or is forced against: the last one; None if there is none.
+
+    Args:
+        connection: Within the transaction that moves the alias, with aliases locked.
+        candidate: The model.
+        approved: The check that somebody has approved, who did not see any later one; None if nobody was asked.
+
+    Raises:
+        PromotionRefusedError: the check was of another registration, or is not the approved one. Force is no help.
+    """
+    last = tables.find_last_check(connection, candidate)
+    if approved is not None and (last is None or last.check_id != approved):
+        found = "none of it" if last is None else f"{last.check_id} of {last.checked_at:%Y-%m-%d %H:%M} UTC"
+        raise PromotionRefusedError(
+            f"check {approved} of {candidate} was approved, and its last one is {found}; check it anew and ask again"
+        )
+    if last is not None and last.model_sha256 != tables.model_digest(connection, candidate):
+        raise _refusal(candidate, f"{_name_of(candidate, last)} was of another registration of it")
+    return last
+
+
+def require_passing_check(
+    connection: Connection[Any], candidate: ModelId, production: ModelId | None, last: LastCheck | None
+) -> int:
+    """Return the number of the check that lets a model be promoted, if it passed and nothing has changed since.
 
     Args:
         connection: Within the transaction that moves the alias, with aliases locked.
         candidate: The model.
         production: What is in production now.
+        last: Its check, as of ``find_check``.
 
     Raises:
         PromotionRefusedError: says which check is missing, or what it found.
     """
-    last = tables.find_last_check(connection, candidate)
     if last is None:
         raise _refusal(candidate, f"{candidate} was never checked")
-    of = f"the last check of {candidate}, {last.check_id} of {last.checked_at:%Y-%m-%d %H:%M} UTC,"
+    of = _name_of(candidate, last)
     thresholds = tables.read_thresholds(connection, candidate.name)
     if last.production != production:
-        raise _refusal(candidate, f"{of} was beside {last.production or 'no model'}, and production is {production}")
-    if last.model_sha256 != tables.model_digest(connection, candidate):
-        raise _refusal(candidate, f"{of} was of another registration of it")
+        beside, present = last.production or "no model", production or "no model"
+        raise _refusal(candidate, f"{of} was beside {beside}, and production is {present}")
     if last.thresholds != asdict(thresholds):
         raise _refusal(candidate, f"{of} was by other thresholds than hold now")
     if last.golden_sha256 != tables.read_golden_set(connection, thresholds.golden_set).sha256:
@@ -199,6 +223,10 @@ def require_passing_check(connection: Connection[Any], candidate: ModelId, produ
             f"{of} stopped it: {reasons}. Promote another model, or override the gate with --force and a reason"
         )
     return last.check_id
+
+
+def _name_of(candidate: ModelId, last: LastCheck) -> str:
+    return f"the last check of {candidate}, {last.check_id} of {last.checked_at:%Y-%m-%d %H:%M} UTC,"
 
 
 def _refusal(candidate: ModelId, why: str) -> PromotionRefusedError:

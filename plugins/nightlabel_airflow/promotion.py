@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 REGISTER_TASK, CHECK_TASK, APPROVE_TASK = "register", "check", "approve"
 REPORT_KEY = "report"
 """XCom with the report of the check in Markdown, beside the verdict that ``check`` returns."""
+CHECK_KEY = "check_id"
+"""XCom with the number of the check that ``approve`` asks about."""
 
 MAX_REPORT = 16_000
 """Characters of it; a report has some two thousand."""
@@ -126,6 +128,7 @@ class ApprovePromotionOperator(ApprovalOperator):
             self.log.warning("%s, and the form overrides that: %s", stopped, reason)
             self.subject = f"OVERRIDE: {self.subject}"
             self.body = f"**{stopped[0].upper()}{stopped[1:]}. The form overrides that.**\n\n{self.body}"
+        context["ti"].xcom_push(key=CHECK_KEY, value=verdict["check_id"])
         self.response_timeout = timedelta(hours=float(context["params"]["approval_hours"]))
         return super().execute(context)
 
@@ -264,7 +267,7 @@ def promotion_from(context: Context) -> PromotionRequest:
     """Return the promotion that this run's check and approval are for.
 
     Raises:
-        SettingsError: there is no verdict, or nobody has said yes: marking ``approve`` as done by hand is none.
+        SettingsError: there is no verdict, or nobody has said yes to it: marking ``approve`` as done by hand is none.
     """
     from inference.planning import parse_model
     from inference.promoting import PromotionRequest
@@ -277,6 +280,12 @@ def promotion_from(context: Context) -> PromotionRequest:
             f"nobody has approved of {verdict['model']}: the task {APPROVE_TASK!r} holds no answer; clear it to be "
             "asked, or promote it with `python -m inference models promote`"
         )
+    asked_about = context["ti"].xcom_pull(task_ids=APPROVE_TASK, key=CHECK_KEY)
+    if asked_about != verdict["check_id"]:
+        raise SettingsError(
+            f"what was approved is check {asked_about}, and the last one of this run is {verdict['check_id']}; clear "
+            f"the task {APPROVE_TASK!r} to be asked about that one"
+        )
     params, before = context["params"], verdict["production"]
     production = None if before is None else parse_model(before)
     is_stopped = verdict["verdict"] != "passed"
@@ -288,6 +297,7 @@ def promotion_from(context: Context) -> PromotionRequest:
         expected=production if isinstance(production, ModelId) else None,
         force=is_stopped and bool(override),
         approved_by=name_of(answer),
+        check_id=verdict["check_id"],
     )
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 from nightlabel_airflow import connections, promotion
-from nightlabel_airflow.promotion import APPROVE_TASK, CHECK_TASK, REGISTER_TASK, REPORT_KEY
+from nightlabel_airflow.promotion import APPROVE_TASK, CHECK_KEY, CHECK_TASK, REGISTER_TASK, REPORT_KEY
 
 import inference.promoting
 import inference.wiring
@@ -37,6 +37,7 @@ PASSED = {
 }  # fmt: skip
 STOPPED = PASSED | {"verdict": "failed", "stopped_by": ["max_loss"]}
 YES = {"chosen_options": ["Approve"], "responded_by_user": {"id": "1", "name": "admin"}}
+APPROVED = {CHECK_TASK: PASSED, APPROVE_TASK: YES, f"{APPROVE_TASK}_{CHECK_KEY}": 7}
 NO = {"chosen_options": ["Reject"], "responded_by_user": None}
 
 
@@ -109,8 +110,10 @@ def waits(monkeypatch):
 
 def test_a_person_is_asked_for_as_long_as_the_form_says(waits):
     approve = promotion.ApprovePromotionOperator(task_id=APPROVE_TASK)
-    approve.execute(context(**{CHECK_TASK: PASSED}))
+    here = context(**{CHECK_TASK: PASSED})
+    approve.execute(here)
 
+    assert here["pushed"] == {CHECK_KEY: 7}, "what the answer will be about"
     [(subject, body, timeout)] = waits
     assert timeout == timedelta(hours=2)
     assert not subject.startswith("OVERRIDE")
@@ -130,7 +133,7 @@ def test_an_override_is_asked_about_under_its_own_title(waits):
 @pytest.mark.parametrize(
     ("verdict", "params", "expected"),
     [
-        (PASSED, {}, PromotionRequest("lite2@1", "ticket 4", expected=LITE0, approved_by="admin")),
+        (PASSED, {}, PromotionRequest("lite2@1", "ticket 4", expected=LITE0, approved_by="admin", check_id=7)),
         (
             PASSED,
             {"override_reason": "needless", "why": ""},
@@ -139,23 +142,33 @@ def test_an_override_is_asked_about_under_its_own_title(waits):
                 "approved in the run manual__1 of register_model",
                 expected=LITE0,
                 approved_by="admin",
+                check_id=7,
             ),
         ),
         (
             STOPPED,
             {"override_reason": "the set is wrong"},
-            PromotionRequest("lite2@1", "the set is wrong", expected=LITE0, force=True, approved_by="admin"),
+            PromotionRequest(
+                "lite2@1", "the set is wrong", expected=LITE0, force=True, approved_by="admin", check_id=7
+            ),
         ),
-        (STOPPED, {}, PromotionRequest("lite2@1", "ticket 4", expected=LITE0, approved_by="admin")),
+        (STOPPED, {}, PromotionRequest("lite2@1", "ticket 4", expected=LITE0, approved_by="admin", check_id=7)),
         (
             PASSED | {"production": None},
             {},
-            PromotionRequest("lite2@1", "ticket 4", expected=None, approved_by="admin"),
+            PromotionRequest("lite2@1", "ticket 4", expected=None, approved_by="admin", check_id=7),
         ),
     ],
 )
 def test_a_yes_becomes_a_promotion_that_expects_what_the_check_was_beside(verdict, params, expected):
-    assert promotion.promotion_from(context(params, **{CHECK_TASK: verdict, APPROVE_TASK: YES})) == expected
+    assert promotion.promotion_from(context(params, **APPROVED | {CHECK_TASK: verdict})) == expected
+
+
+@pytest.mark.parametrize("asked_about", [6, None])
+def test_a_yes_to_another_check_than_this_runs_last_one_is_no_yes(asked_about):
+    xcoms = APPROVED | {f"{APPROVE_TASK}_{CHECK_KEY}": asked_about}
+    with pytest.raises(SettingsError, match=rf"approved is check {asked_about}, and the last one of this run is 7"):
+        promotion.promotion_from(context(**xcoms))
 
 
 @pytest.mark.parametrize("answer", [None, NO])
@@ -175,7 +188,7 @@ def test_the_promotion_is_the_owners_affair(monkeypatch):
     monkeypatch.setattr(connections, "open_owner_settings", lambda: "as owner")
     monkeypatch.setattr(connections, "open_model_store", lambda settings: f"models {settings}")
 
-    done = promotion.PromoteModelOperator(task_id="promote").execute(context(**{CHECK_TASK: PASSED, APPROVE_TASK: YES}))
+    done = promotion.PromoteModelOperator(task_id="promote").execute(context(**APPROVED))
 
     assert done == {"production": "lite2@1", "before": "lite0@1", "forced": False}
     assert [asked_with[1:] for asked_with in asked] == [("as owner", "models as owner")]

@@ -23,7 +23,7 @@ from inference.errors import (
     SinkCredentialsError,
 )
 from inference.gate import tables
-from inference.gate.checking import require_passing_check
+from inference.gate.checking import find_check, require_passing_check
 from inference.gate.figures import Comparison, GoldenFigures, GoldenImage, Reason, RecentFigures, Rightness
 from inference.models import registry
 from inference.models.bundled import BUNDLED_MODEL
@@ -186,7 +186,7 @@ def test_a_check_is_one_of_the_past_once_what_it_was_about_has_changed(
     production = house.named()
     assert production is not None
     with house.ledger.sink.asking() as connection:
-        require_passing_check(connection, NEXT, production)
+        require_passing_check(connection, NEXT, production, find_check(connection, NEXT))
     meanwhile(house)
     present = house.named()
     assert present is not None
@@ -194,7 +194,7 @@ def test_a_check_is_one_of_the_past_once_what_it_was_about_has_changed(
         house.ledger.sink.asking() as connection,
         pytest.raises(PromotionRefusedError, match=f"the last check of next@1, .* {message}; check it first"),
     ):
-        require_passing_check(connection, NEXT, present)
+        require_passing_check(connection, NEXT, present, find_check(connection, NEXT))
 
 
 def test_force_is_recorded_with_its_reason_and_only_where_the_gate_refused(house: House):
@@ -210,6 +210,36 @@ def test_force_is_recorded_with_its_reason_and_only_where_the_gate_refused(house
         ("other", False),
     ]
     assert (rows[1]["reason"], rows[1]["check_id"]) == ("the golden set is wrong, see ticket 4", number)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_check_that_was_approved_is_the_one_that_counts_even_by_force(house: House, force: bool):
+    approved = house.check(NEXT)
+    later = house.check(NEXT)
+    with pytest.raises(
+        PromotionRefusedError, match=rf"check {approved} of next@1 was approved, and its last one is {later} of"
+    ):
+        house.promote(NEXT, check_id=approved, force=force)
+    with pytest.raises(PromotionRefusedError, match=r"check 7 of other@1 was approved, and its last one is none"):
+        house.promote(OTHER, check_id=7, force=force)
+    assert house.named() == TINY
+    assert house.promote(NEXT, check_id=later, force=force).check_id == later
+
+
+def test_force_is_about_the_verdict_and_not_about_which_model_was_checked(house: House):
+    house.check(NEXT)
+    change_registration(house)
+    with house.ledger.sink.asking() as connection, pytest.raises(PromotionRefusedError, match="another registration"):
+        find_check(connection, NEXT)
+
+
+def test_what_was_approved_for_no_production_is_looked_at_where_there_is_none(house: House):
+    house.ledger.execute("DELETE FROM nightlabel.model_alias")
+    number = house.check(NEXT, STOPPED, production=None)
+    with pytest.raises(PromotionRefusedError, match="stopped it"):
+        house.promote(NEXT, check_id=number)
+    done = house.promote(NEXT, check_id=number, force=True)
+    assert (done.is_forced, done.check_id) == (True, number)
 
 
 def test_where_nothing_is_in_production_the_first_needs_no_check(house: House):
