@@ -11,7 +11,8 @@
   is a no. A model that the gate has stopped is a no at once.
 - `promote` lets `production` name the model. It is skipped after a no.
 
-**When it runs.** By hand only.
+**When it runs.** By hand only. Up to 16 models can be on their way, such as waiting for an answer; one at a time is
+registered, and one checked. A check is one of the past once another model was promoted.
 
 **What it changes.** Nothing until somebody approves under *Required Actions*; then the alias `production`. A night
 that is under way keeps its model, the next one takes the new one, and **nothing is labelled again by it**: what is
@@ -61,7 +62,7 @@ with DAG(
     description="Bring a new model into production: register, check, ask, promote.",
     schedule=None,
     catchup=False,
-    max_active_runs=1,
+    max_active_runs=16,  # a question may wait for days, and others are not to wait for it
     params={
         **model_params("The model", "How it wants its images"),
         "days": Param(
@@ -111,6 +112,7 @@ with DAG(
     register = RegisterModelOperator(
         task_id=REGISTER_TASK,
         queue="cpu",
+        max_active_tis_per_dag=1,
         execution_timeout=timedelta(hours=2),
         doc_md="Fetches, converts, verifies and registers the model, or finds the registered one. Registering the same "
         "model again changes nothing.",
@@ -118,6 +120,7 @@ with DAG(
     check = CheckModelOperator(
         task_id=CHECK_TASK,
         queue="cpu",
+        max_active_tis_per_dag=1,
         execution_timeout=timedelta(hours=6),
         doc_md="Judges the model by the golden set and beside production. Its log has the report. Labels nothing.",
     )

@@ -55,8 +55,10 @@ def test_silence_is_a_no(dag):
     assert not approve.fail_on_reject
 
 
-def test_it_runs_by_hand_only_and_once_at_a_time(dag):
-    assert (dag.schedule, dag.catchup, dag.max_active_runs, dag.start_date) == (None, False, 1, None)
+def test_it_runs_by_hand_only_and_a_question_that_waits_holds_up_no_other_model(dag, as_scheduled):
+    assert (dag.schedule, dag.catchup, dag.max_active_runs, dag.start_date) == (None, False, 16, None)
+    at_once = {task.task_id: task.max_active_tis_per_dag for task in as_scheduled.tasks}
+    assert at_once == {"register": 1, "check": 1, "approve": None, "promote": None}, "what is heavy, one at a time"
 
 
 def test_the_form_and_the_library_agree_on_the_defaults_of_a_check(dag):
