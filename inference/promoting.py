@@ -355,13 +355,17 @@ RANGES: Final[dict[str, tuple[float, float, str]]] = {
     "min_golden_images": (0, 1_000_000, "a number of images"),
     "max_unreadable": (0, 0.999999, "a share from 0 to below 1"),
     "min_top1": (0, 1, "a share from 0 to 1"),
-    "max_loss": (0.0001, 0.9999, "a share above 0 and below 1"),
-    "confidence": (0.5, 0.9999, "a share from 0.5 to 0.9999"),
-    "min_compared_images": (1, 1_000_000, "a number of images, at least 1"),
+    "max_loss": (0.0001, 0.2, "a share from 0.0001 to 0.2"),
+    "confidence": (0.8, 0.9999, "a share from 0.8 to 0.9999"),
+    "min_compared_images": (30, 1_000_000, "a number of images, at least 30"),
     "min_agreement": (0, 1, "a share from 0 to 1"),
     "max_slowdown": (0, 0.9999, "a share from 0 to below 1"),
 }
-"""Threshold -> least, most and in words."""
+"""Threshold -> least, most and in words. Within these each can stop a model; the database has the same bounds."""
+
+ENOUGH_GOLDEN_IMAGES: Final = 100
+LEAST_AGREEMENT_WITHOUT: Final = 0.5
+"""Where fewer golden images than that are needed, agreement has to guard, and has to be at least so much."""
 
 
 def check_thresholds(thresholds: Thresholds) -> Thresholds:
@@ -374,6 +378,12 @@ def check_thresholds(thresholds: Thresholds) -> Thresholds:
         value = getattr(thresholds, name)
         if not least <= value <= most:
             raise SettingsError(f"{name} is {value}; give {words}")
+    if thresholds.min_golden_images < ENOUGH_GOLDEN_IMAGES and thresholds.min_agreement < LEAST_AGREEMENT_WITHOUT:
+        raise SettingsError(
+            f"min_golden_images is {thresholds.min_golden_images} and min_agreement is {thresholds.min_agreement}, so "
+            f"that little could stop a model; give at least {ENOUGH_GOLDEN_IMAGES} of the former, or "
+            f"{LEAST_AGREEMENT_WITHOUT} of the latter"
+        )
     _check_set_name(thresholds.golden_set)
     if not thresholds.model_name or "@" in thresholds.model_name:
         raise SettingsError(

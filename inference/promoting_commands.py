@@ -31,9 +31,9 @@ THRESHOLDS: Final = {
     "min_golden_images": (int, "N", "golden images from which on top-1 is judged; fewer fail the check"),
     "max_unreadable": (float, "S", "largest share of the golden set that may be missing or undecodable, 0 to 1"),
     "min_top1": (float, "S", "least top-1 on the golden set, 0 to 1"),
-    "max_loss": (float, "S", "loss of top-1 against production that has to be ruled out, as 0.02 for 2 points"),
-    "confidence": (float, "S", "how surely it has to be ruled out, 0.5 to 0.9999"),
-    "min_compared_images": (int, "N", "images, golden or recent, from which on agreement is judged"),
+    "max_loss": (float, "S", "loss of top-1 against production to be ruled out, as 0.02 for 2 points; at most 0.2"),
+    "confidence": (float, "S", "how surely it has to be ruled out, 0.8 to 0.9999"),
+    "min_compared_images": (int, "N", "images, golden or recent, from which on agreement is judged; at least 30"),
     "min_agreement": (float, "S", "least share of images that both models give the same label, 0 to 1"),
     "max_slowdown": (float, "S", "share of production's speed that may be lost, 0 to 1; more is a warning"),
 }

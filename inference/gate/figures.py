@@ -41,9 +41,9 @@ class Thresholds:
     min_top1: float
     """Share of golden images, 0 to 1."""
     max_loss: float
-    """Share of golden images, above 0."""
+    """Share of golden images, above 0 to 0.2."""
     confidence: float
-    """0.5 to below 1."""
+    """0.8 to below 1."""
     min_compared_images: int
     min_agreement: float
     """Share of images, 0 to 1."""

@@ -29,19 +29,21 @@ CREATE TABLE nightlabel.gate_threshold (
     min_golden_images    integer           NOT NULL DEFAULT 150  CHECK (min_golden_images >= 0),
     max_unreadable       double precision  NOT NULL DEFAULT 0.05 CHECK (max_unreadable >= 0 AND max_unreadable < 1),
     min_top1             double precision  NOT NULL DEFAULT 0.5  CHECK (min_top1 >= 0 AND min_top1 <= 1),
-    max_loss             double precision  NOT NULL DEFAULT 0.02 CHECK (max_loss > 0 AND max_loss < 1),
-    confidence           double precision  NOT NULL DEFAULT 0.95 CHECK (confidence >= 0.5 AND confidence < 1),
-    min_compared_images  integer           NOT NULL DEFAULT 50   CHECK (min_compared_images >= 1),
+    max_loss             double precision  NOT NULL DEFAULT 0.02 CHECK (max_loss > 0 AND max_loss <= 0.2),
+    confidence           double precision  NOT NULL DEFAULT 0.95 CHECK (confidence >= 0.8 AND confidence < 1),
+    min_compared_images  integer           NOT NULL DEFAULT 50   CHECK (min_compared_images >= 30),
     min_agreement        double precision  NOT NULL DEFAULT 0.6  CHECK (min_agreement >= 0 AND min_agreement <= 1),
     max_slowdown         double precision  NOT NULL DEFAULT 0.5  CHECK (max_slowdown >= 0 AND max_slowdown < 1),
     changed_by           text              NOT NULL DEFAULT session_user,
     changed_at           timestamptz       NOT NULL DEFAULT clock_timestamp(),
-    reason               text              NOT NULL
+    reason               text              NOT NULL,
+    -- Something has to be able to stop a model: a golden set or, without one, agreement.
+    CHECK (min_golden_images >= 100 OR min_agreement >= 0.5)
 );
 COMMENT ON TABLE  nightlabel.gate_threshold IS 'What a candidate has to reach, by the name of its model; the row * is for models without a row of their own.';
 COMMENT ON COLUMN nightlabel.gate_threshold.model_name IS 'Name of the model, whatever its version; * for every other.';
 COMMENT ON COLUMN nightlabel.gate_threshold.golden_set IS 'The golden set that judges it.';
-COMMENT ON COLUMN nightlabel.gate_threshold.min_golden_images IS 'From how many golden images on top-1 is judged; fewer fail the check. 0: no golden set is needed.';
+COMMENT ON COLUMN nightlabel.gate_threshold.min_golden_images IS 'From how many golden images on top-1 is judged; fewer fail the check. 0: no golden set is needed. Below 100 only with a min_agreement of at least 0.5.';
 COMMENT ON COLUMN nightlabel.gate_threshold.max_unreadable IS 'Largest share of the golden set that may be missing, overwritten or undecodable, 0 to 1.';
 COMMENT ON COLUMN nightlabel.gate_threshold.min_top1 IS 'Least share of golden images whose best label is right, 0 to 1.';
 COMMENT ON COLUMN nightlabel.gate_threshold.max_loss IS 'How much lower than production''s the candidate''s top-1 may be, as a share: 0.02 is 2 points. What has to be below it is not the loss that was measured but the largest that it may be in truth.';

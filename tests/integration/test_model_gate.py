@@ -362,20 +362,20 @@ def test_a_model_goes_from_golden_set_to_production_on_the_command_line(
         "--min-golden-images",
         "20",
         "--max-loss",
-        "0.3",
+        "0.2",
         "--min-compared-images",
-        "10",
+        "30",
     )
-    assert "max_loss            0.3" in run("thresholds", "set", *thresholds, "--why", "few images")
+    assert "max_loss            0.2" in run("thresholds", "set", *thresholds, "--why", "few images")
     assert json.loads(run("thresholds", "show", "--json"))[0]["golden_set"] == "cli"
     assert f"candidate is {candidate} now, and was no model" in run(
         "promote", candidate, "--alias", "candidate", "--why", "to be tried", "--expect", "none"
     )
     assert "error [promotion_refused]" in run("promote", "candidate", "--why", "too early", status=1)
 
-    report = run("check", "candidate", "--images", "10")
+    report = run("check", "candidate", "--images", "30")
     assert report.startswith(f"## {candidate}: passed")
-    assert "Agreement: 100.0% of 20 golden images, 100.0% of 10 images of the last 7 days" in report
+    assert "Agreement: 100.0% of 20 golden images, 100.0% of 30 images of the last 7 days" in report
     done = json.loads(run("promote", "candidate", "--why", "equal, for a test", "--json"))
     assert (done["is_moved"], done["is_forced"], done["before"]["version"]) == (True, False, "1")
 
@@ -426,7 +426,7 @@ def test_a_model_goes_from_golden_set_to_production_on_the_command_line(
         (
             ("thresholds", "set", "--max-loss", "2", "--why", "x"),
             2,
-            "max_loss is 2.0; give a share above 0 and below 1",
+            "max_loss is 2.0; give a share from 0.0001 to 0.2",
         ),
         (("remove-alias", "shadow", "--why", "x", "--expect", "none@1"), 0, ""),
     ],

@@ -135,6 +135,31 @@ def test_a_threshold_that_could_never_be_missed_or_met_is_refused_by_code_and_da
             ledger.execute(f"UPDATE nightlabel.gate_threshold SET {name} = -1")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_loss": 0.21},
+        {"confidence": 0.79},
+        {"min_compared_images": 29},
+        {"min_golden_images": 99, "min_agreement": 0.49},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_thresholds_that_nothing_would_miss_are_refused_by_code_and_database_alike(
+    ledger: Ledger, changes: dict[str, Any]
+):
+    with pytest.raises(SettingsError, match=next(iter(changes))):
+        promoting.set_thresholds(ledger.settings, changes, reason="a test")
+    columns = ", ".join(f"{name} = {value}" for name, value in changes.items())
+    with pytest.raises(psycopg.errors.CheckViolation):
+        ledger.execute(f"UPDATE nightlabel.gate_threshold SET {columns}")
+
+
+def test_a_small_golden_set_is_enough_where_agreement_guards(ledger: Ledger):
+    promoting.set_thresholds(ledger.settings, {"min_golden_images": 0, "min_agreement": 0.5}, reason="a test")
+    promoting.set_thresholds(ledger.settings, {"min_golden_images": 100, "min_agreement": 0.0}, reason="a test")
+
+
 def test_thresholds_that_cannot_mean_anything_are_refused(ledger: Ledger):
     wrong: list[tuple[dict[str, Any], str, str, str]] = [
         ({}, "*", "x", "no threshold is named"),
