@@ -71,7 +71,7 @@ class Gate:
     def compare(self, before: ModelId, after: ModelId, request: CheckRequest) -> Comparison:
         """Hold two models side by side, as a check does with production and a candidate; nothing is recorded.
 
-        Recent images are those of the production model, whichever two are compared.
+        Recent images are those that production labelled, whichever two are compared.
 
         Raises:
             SettingsError, InferenceError: as of ``check``.

@@ -82,6 +82,7 @@ def judge(comparison: Comparison, thresholds: Thresholds) -> tuple[Reason, ...]:
     judged = (
         *_judge_golden(comparison, thresholds),
         *_judge_agreement(comparison, thresholds),
+        *_judge_recent(comparison, thresholds),
         *_judge_speed(comparison, thresholds),
     )
     return tuple(reason for reason in judged if reason is not None)
@@ -164,16 +165,41 @@ def _judge_agreement(comparison: Comparison, thresholds: Thresholds) -> Iterable
             )
 
 
+def _judge_recent(comparison: Comparison, thresholds: Thresholds) -> Iterable[Reason | None]:
+    """Warn where images of the last days say little: the golden set alone has to show how it does on them."""
+    golden, recent = comparison.golden, comparison.recent
+    if comparison.production is None or not recent.days:
+        return
+    enough = thresholds.min_compared_images
+    if recent.images < enough <= golden.images:
+        yield _warning(
+            "min_compared_images",
+            f"{recent.images} images of the last {recent.days} days were compared with {comparison.production}, and "
+            f"{enough} are wanted: how it does on what the nights bring is hardly known; look further back with "
+            "--days, or take more with --images",
+        )
+    in_all = recent.images + recent.unreadable
+    if recent.unreadable > thresholds.max_unreadable * in_all:
+        yield _warning(
+            "max_unreadable",
+            f"{recent.unreadable} of {in_all} images of the last {recent.days} days could not be compared: they are "
+            f"gone, or one of the models cannot read them; more than {thresholds.max_unreadable:.1%} are too many",
+        )
+
+
 def _judge_speed(comparison: Comparison, thresholds: Thresholds) -> Iterable[Reason | None]:
     speed, before = comparison.images_per_second, comparison.production_images_per_second
     if speed is None or not before or speed >= (1 - thresholds.max_slowdown) * before:
         return
-    yield Reason(
+    yield _warning(
         "max_slowdown",
-        is_warning=True,
-        message=f"it does {speed:.0f} images/s where production does {before:.0f} ({comparison.engine}): a night takes "
+        f"it does {speed:.0f} images/s where production does {before:.0f} ({comparison.engine}): a night takes "
         f"up to {before / speed:.1f} times as long",
     )
+
+
+def _warning(threshold: str, message: str) -> Reason:
+    return Reason(threshold, is_warning=True, message=message)
 
 
 def _stop(threshold: str, message: str) -> Reason:

@@ -21,7 +21,7 @@ class CheckRequest:
     model: str
     """NAME@VERSION, or an alias such as ``candidate``."""
     days: int = 7
-    """Of how many days back production's labels are sampled; 0 for none."""
+    """Of how many days back labels of production, present and former, are sampled; 0 for none."""
     images: int = 500
     """Most images of those days."""
     seed: int = 0
@@ -146,7 +146,7 @@ class GoldenFigures:
 
 @dataclass(frozen=True, slots=True)
 class RecentFigures:
-    """What images show that production labelled in the last days."""
+    """What images show that production, present or former, labelled in the last days."""
 
     days: int
     images: int

@@ -134,11 +134,12 @@ def find_sizes(connection: Connection[Any], image_ids: Sequence[UUID]) -> dict[U
 def sample_recent(
     connection: Connection[Any], model: ModelId, *, days: int, images: int, seed: int
 ) -> tuple[ImageRef, ...]:
-    """Return images that a model labelled in the last days and that are still what their key holds.
+    """Return images that production labelled in the last days and that are still what their key holds.
 
     Args:
         connection: Any that may read the tables.
-        model: Whose labels count; those that were copied from equal bytes are left out, which would show twice.
+        model: Whose labels count, besides those of every model that is or was in production, so that a model that was
+            promoted just now has a sample too. What was copied from equal bytes is left out, since it would show twice.
         days: How many days back.
         images: Most images.
         seed: Which of them: drawn by a hash of seed and image id, so that the same seed draws the same ones.

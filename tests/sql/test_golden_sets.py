@@ -198,6 +198,17 @@ def test_a_sample_is_of_what_the_model_labelled_and_the_keys_still_hold(ledger: 
     assert ref == ImageRef(BUCKET, "a", "e1", 100)
 
 
+def test_a_model_that_was_promoted_just_now_has_a_sample_of_what_its_predecessors_labelled(ledger: Ledger):
+    ledger.work(ledger.plan(listed("a"), listed("b")))
+    following = ledger.register("following", "1", "production")
+    assert sorted(ref.key for ref in sample(ledger, following)) == ["a", "b"]
+    again = ledger.plan(listed("a"), listed("b"), listed("c"), model=str(following), scope="not_by_this_model")
+    ledger.work(again, {"a": dead_letter})
+
+    drawn = [ref.key for ref in sample(ledger, following)]
+    assert sorted(drawn) == ["a", "b", "c"], "each once"
+
+
 def test_a_sample_is_of_the_last_days_bounded_and_drawn_by_its_seed(ledger: Ledger):
     ledger.work(ledger.plan(*(listed(f"{number:02}") for number in range(40))), {"39": lambda ref: prediction(ref, 1)})
     ledger.execute(

@@ -172,6 +172,28 @@ def test_too_few_images_to_compare_stop():
     assert stopped_by(found, min_golden_images=0, min_compared_images=49) == []
 
 
+@pytest.mark.parametrize("recent", [0, 49])
+def test_too_few_recent_images_are_a_warning_where_the_golden_set_suffices(recent: int):
+    found = compared(answers(CANDIDATE, right, right), production(), recent=recent)
+
+    [reason] = judge(found, THRESHOLDS)
+    assert (reason.threshold, reason.is_warning) == ("min_compared_images", True)
+    assert f"{recent} images of the last 7 days were compared with lite0@1, and 50 are wanted" in reason.message
+    unwanted = replace(found, recent=replace(found.recent, days=0))
+    assert judge(unwanted, THRESHOLDS) == (), "nobody wanted any"
+    assert judge(replace(found, production=None), THRESHOLDS) == (), "there is nothing to compare with"
+
+
+@pytest.mark.parametrize(("gone", "warned"), [(10, []), (11, ["max_unreadable"])])
+def test_recent_images_that_a_model_cannot_read_are_a_warning_when_they_are_too_many(gone: int, warned: list[str]):
+    def some_gone(number: int) -> int | None:
+        return None if number < gone else right(number)
+
+    found = compared(answers(CANDIDATE, right, some_gone), production())
+
+    assert [(one.threshold, one.is_warning) for one in judge(found, THRESHOLDS)] == [(name, True) for name in warned]
+
+
 def test_unreadable_golden_images_cost_only_themselves_until_they_are_too_many():
     def some_gone(count: int) -> Says:
         return lambda number: None if number < count else right(number)
