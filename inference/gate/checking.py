@@ -13,7 +13,7 @@ from inference.errors import ObjectAccessDeniedError, PromotionRefusedError, Set
 from inference.gate import tables
 from inference.gate.answering import answer, with_speed
 from inference.gate.comparing import compare, judge
-from inference.gate.figures import Answers, CheckRequest, Comparison, GoldenSet, ModelCheck
+from inference.gate.figures import Answers, CheckRequest, Comparison, GoldenImage, GoldenSet, ModelCheck
 from inference.gate.tables import LastCheck
 from inference.models import registry
 from inference.ports import Clock, ModelHandle, ObjectReader, ObjectStore
@@ -93,7 +93,7 @@ class Gate:
         request: CheckRequest,
     ) -> Comparison:
         """Ask both models about golden images, and about images that one of them, or another model, labelled."""
-        golden = self._golden_refs(golden_set)
+        golden, reviewed = self._golden_refs(golden_set.images), self._golden_refs(golden_set.reviewed)
         recent: tuple[ImageRef, ...] = ()
         if labelled_by is not None and request.days:
             with self.asking() as connection:
@@ -103,17 +103,20 @@ class Gate:
             recent = tuple(ref for ref in drawn if ref not in golden)
         models = [model for model in (before, after) if model is not None]
         logger.info(
-            "Asking %s about %d golden images and %d of the last %d days",
+            "Asking %s about %d golden images, %d reviewed ones and %d of the last %d days",
             " and ".join(map(str, models)),
             len(golden),
+            len(reviewed),
             len(recent),
             request.days,
         )
-        answers = self._ask(models, golden, recent)
+        # A reviewed image may be a recent one too: it is asked about once, and counts among both.
+        answers = self._ask(models, golden | reviewed, [ref for ref in recent if ref not in reviewed])
         return compare(
             answers[after],
             None if before is None else answers[before],
             golden=golden,
+            reviewed=reviewed,
             recent=recent,
             days=request.days,
             confidence=confidence,
@@ -142,11 +145,9 @@ class Gate:
             del handle
         return found
 
-    def _golden_refs(self, golden_set: GoldenSet) -> dict[ImageRef, str]:
+    def _golden_refs(self, images: Sequence[GoldenImage]) -> dict[ImageRef, str]:
         """Return the golden images as refs with the id of their label; sizes are looked up where no run noted them."""
-        refs = {
-            ImageRef(image.bucket, image.key, image.etag, size_bytes=1): image.label_id for image in golden_set.images
-        }
+        refs = {ImageRef(image.bucket, image.key, image.etag, size_bytes=1): image.label_id for image in images}
         if not refs:
             return {}
         with self.asking() as connection:

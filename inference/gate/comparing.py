@@ -16,6 +16,7 @@ from inference.gate.figures import (
     LabelShift,
     Reason,
     RecentFigures,
+    ReviewedFigures,
     Rightness,
     Thresholds,
 )
@@ -35,6 +36,7 @@ def compare(
     recent: Sequence[ImageRef],
     days: int,
     confidence: float,
+    reviewed: Mapping[ImageRef, str] | None = None,
 ) -> Comparison:
     """Return how a candidate does beside production.
 
@@ -45,6 +47,7 @@ def compare(
         recent: Images without a known label, none of them among the golden ones.
         days: Of how many days back they are.
         confidence: Of the bound on the loss.
+        reviewed: Images that a reviewer labelled -> id of that label; they are counted apart.
     """
     models = [candidate] if production is None else [candidate, production]
     judged = _answered(golden, models)
@@ -74,6 +77,7 @@ def compare(
         label_shifts=_shifts(flips),
         flips=tuple(flips[:MAX_FLIPS]),
         flipped=len(flips),
+        reviewed=_reviewed(candidate, production, _answered(reviewed or (), models)),
     )
 
 
@@ -254,6 +258,13 @@ def _golden(
         loss_bound=loss_bound(len(judged), lost, won, confidence),
         agreement=_agreement(judged, candidate, production),
     )
+
+
+def _reviewed(candidate: Answers, production: Answers | None, refs: Sequence[ImageRef]) -> ReviewedFigures:
+    def right(model: Answers) -> int:
+        return sum(model.answers[ref.image_id].right_rank == 1 for ref in refs)
+
+    return ReviewedFigures(len(refs), right(candidate), None if production is None else right(production))
 
 
 def _rightness(model: Answers, ids: Sequence[UUID]) -> Rightness:

@@ -67,8 +67,11 @@ class GoldenSet:
 
     name: str
     images: tuple[GoldenImage, ...]
+    """Those of a file, which judge."""
     sha256: str
-    """Over all of it: equal digests are equal sets."""
+    """Over these: equal digests judge alike."""
+    reviewed: tuple[GoldenImage, ...] = ()
+    """Those of reviewers. They were picked by what production was unsure of, so they say nothing of the nights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,17 @@ class RecentFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewedFigures:
+    """What reviewed images of the golden set show, for a look only: they judge nothing."""
+
+    images: int = 0
+    """Those that every model of the comparison could answer."""
+    candidate_right: int = 0
+    production_right: int | None = None
+    """None without a production model."""
+
+
+@dataclass(frozen=True, slots=True)
 class LabelShift:
     """How often one label of production became another one of the candidate."""
 
@@ -197,6 +211,7 @@ class Comparison:
     """Some of them: those first of which both models are surest."""
     flipped: int
     """How many there are."""
+    reviewed: ReviewedFigures = ReviewedFigures()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,17 @@ def _figures(comparison: Comparison) -> Iterator[str]:
         + (f", {golden.unknown} with a label that the candidate does not know" if golden.unknown else "")
         + "."
     )
+    if reviewed := comparison.reviewed.images:
+        yield (
+            f"Reviewed images: {reviewed}, which judge nothing. {_text(str(comparison.candidate))} has "
+            f"{comparison.reviewed.candidate_right} of them right"
+            + (
+                ""
+                if comparison.reviewed.production_right is None
+                else f", {_text(before)} {comparison.reviewed.production_right}"
+            )
+            + "."
+        )
     if golden.loss is not None and golden.loss_bound is not None:
         yield (
             f"Loss of top-1: {100 * golden.loss:+.1f} points measured, {100 * golden.loss_bound:+.1f} at most in truth "

@@ -36,12 +36,19 @@ Origin = Literal["csv", "review"]
 def read_golden_set(connection: Connection[Any], name: str) -> GoldenSet:
     """Return what a golden set holds now; empty where there is none of this name."""
     rows = connection.execute(
-        "SELECT bucket, object_key, etag, label_id FROM nightlabel.golden_image WHERE golden_set = %s "
+        "SELECT origin, bucket, object_key, etag, label_id FROM nightlabel.golden_image WHERE golden_set = %s "
         'ORDER BY bucket COLLATE "C", object_key COLLATE "C"',
         [name],
     ).fetchall()
-    images = tuple(GoldenImage(bucket, key_of(key), etag, label_id) for bucket, key, etag, label_id in rows)
-    return GoldenSet(name, images, hashlib.sha256(json.dumps(rows).encode()).hexdigest())
+    judging = [row[1:] for row in rows if row[0] != "review"]
+    reviewed = [row[1:] for row in rows if row[0] == "review"]
+    # Reviews judge nothing, so one that is made while somebody waits for a yes leaves the check what it was.
+    digest = hashlib.sha256(json.dumps(judging).encode()).hexdigest()
+    return GoldenSet(name, _golden_images(judging), digest, reviewed=_golden_images(reviewed))
+
+
+def _golden_images(rows: Sequence[tuple[str, str, str, str]]) -> tuple[GoldenImage, ...]:
+    return tuple(GoldenImage(bucket, key_of(key), etag, label_id) for bucket, key, etag, label_id in rows)
 
 
 def list_golden_sets(connection: Connection[Any]) -> list[GoldenSetSummary]:
@@ -93,7 +100,7 @@ def write_golden_images(
             "ON CONFLICT (golden_set, bucket, object_key) DO UPDATE "
             "SET etag = excluded.etag, label_id = excluded.label_id, origin = excluded.origin, "
             "added_by = session_user, added_at = clock_timestamp() "
-            "WHERE (g.etag, g.label_id) <> (excluded.etag, excluded.label_id)",
+            "WHERE (g.etag, g.label_id, g.origin) <> (excluded.etag, excluded.label_id, excluded.origin)",
             columns,
         ).rowcount
     return written, removed

@@ -19,7 +19,7 @@ COMMENT ON COLUMN nightlabel.golden_image.bucket IS 'Bucket of the object.';
 COMMENT ON COLUMN nightlabel.golden_image.object_key IS 'The key, exactly as stored.';
 COMMENT ON COLUMN nightlabel.golden_image.etag IS 'ETag of the version that has this label, without quotes and without W/; another version is not judged.';
 COMMENT ON COLUMN nightlabel.golden_image.label_id IS 'Stable id of the right label.';
-COMMENT ON COLUMN nightlabel.golden_image.origin IS 'csv: loaded from a file. review: the label of a reviewer.';
+COMMENT ON COLUMN nightlabel.golden_image.origin IS 'csv: loaded from a file. review: the label of a reviewer, which judges nothing: what is reviewed was picked by low scores.';
 COMMENT ON COLUMN nightlabel.golden_image.added_by IS 'The login that gave the row as it is.';
 COMMENT ON COLUMN nightlabel.golden_image.added_at IS 'When it did.';
 
@@ -104,7 +104,7 @@ COMMENT ON COLUMN nightlabel.gate_check.reasons IS 'Every threshold that was mis
 COMMENT ON COLUMN nightlabel.gate_check.thresholds IS 'The thresholds of that moment.';
 COMMENT ON COLUMN nightlabel.gate_check.model_sha256 IS 'SHA-256 over the candidate''s files, label map, preprocessing and artefacts as they were registered.';
 COMMENT ON COLUMN nightlabel.gate_check.golden_set IS 'Name of the golden set.';
-COMMENT ON COLUMN nightlabel.gate_check.golden_sha256 IS 'SHA-256 over the golden set as it was: another image or label in it makes the check one of the past.';
+COMMENT ON COLUMN nightlabel.gate_check.golden_sha256 IS 'SHA-256 over the images of the golden set that judge, as they were: another one, or another label, makes the check one of the past.';
 COMMENT ON COLUMN nightlabel.gate_check.golden_images IS 'Golden images that were judged, by both models where there was a production model.';
 COMMENT ON COLUMN nightlabel.gate_check.golden_unreadable IS 'Golden images that were missing, overwritten or undecodable; they count for neither model.';
 COMMENT ON COLUMN nightlabel.gate_check.top1 IS 'Share of golden images whose best label by the candidate is right, 0 to 1.';

@@ -308,6 +308,7 @@ def test_golden_images_that_changed_or_vanished_are_counted_and_cost_only_themse
     changed = "UPDATE nightlabel.golden_image SET {} WHERE golden_set = 'some bad' AND object_key ^@ %s RETURNING 1"
     house.rows(changed.format("etag = 'e0'"), image["object_key"])
     house.rows(changed.format("object_key = 'vanished'"), "golden/0001")
+    house.rows(changed.format("origin = 'review'"), "golden/0002")
     model = house.register("some-bad")
     promoting.set_thresholds(house.settings, {"golden_set": "some bad"}, model_name=model.name, reason="a test")
     try:
@@ -317,9 +318,11 @@ def test_golden_images_that_changed_or_vanished_are_counted_and_cost_only_themse
 
     assert (check.verdict, check.comparison.golden.images, check.comparison.golden.unreadable) == (
         "passed",
-        GOLDEN - 2,
+        GOLDEN - 3,
         2,
     )
+    assert check.comparison.reviewed.images == 1
+    assert check.comparison.reviewed.candidate_right == check.comparison.reviewed.production_right
     assert check.comparison.golden.why_unreadable == (("gone", 2),)
 
 

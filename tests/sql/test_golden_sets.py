@@ -70,6 +70,16 @@ def test_a_set_is_extended_corrected_and_replaced(ledger: Ledger):
     assert read(ledger).sha256 == digests[0], "and the same images are the same set"
 
 
+def test_reviewed_images_stand_apart_until_a_file_names_them(ledger: Ledger):
+    write(ledger, A)
+    before = read(ledger)
+    with ledger.sink.asking() as connection:
+        tables.write_golden_images(connection, "default", [B], origin="review", replace=False)
+    assert read(ledger) == replace(before, reviewed=(B,)), "the same digest, too"
+    assert write(ledger, B) == (1, 0)
+    assert (read(ledger).images, read(ledger).reviewed) == ((A, B), ())
+
+
 def test_sets_are_listed_and_removed_whole_or_in_part(ledger: Ledger):
     write(ledger, A, B)
     write(ledger, replace(A, bucket="scans"), name="scans")

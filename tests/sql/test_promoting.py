@@ -155,7 +155,7 @@ def test_the_last_check_counts_and_not_one_that_passed_before(house: House):
 def load_golden(house: House) -> None:
     with house.ledger.sink.asking() as connection:
         image = GoldenImage(BUCKET, "a.jpg", "e1", "n1")
-        tables.write_golden_images(connection, "default", [image], origin="review", replace=False)
+        tables.write_golden_images(connection, "default", [image], origin="csv", replace=False)
 
 
 def promote_other(house: House) -> None:
@@ -195,6 +195,15 @@ def test_a_check_is_one_of_the_past_once_what_it_was_about_has_changed(
         pytest.raises(PromotionRefusedError, match=f"the last check of next@1, .* {message}; check it first"),
     ):
         require_passing_check(connection, NEXT, present, find_check(connection, NEXT))
+
+
+def test_a_review_that_is_made_while_somebody_waits_for_a_yes_leaves_the_check_as_it_was(house: House):
+    load_golden(house)
+    house.check(NEXT)
+    with house.ledger.sink.asking() as connection:
+        image = GoldenImage(BUCKET, "reviewed.jpg", "e1", "n2")
+        tables.write_golden_images(connection, "default", [image], origin="review", replace=False)
+    assert not house.promote(NEXT).is_forced
 
 
 def test_force_is_recorded_with_its_reason_and_only_where_the_gate_refused(house: House):

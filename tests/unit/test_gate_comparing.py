@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from inference.gate.comparing import MAX_FLIPS, compare, judge
-from inference.gate.figures import Answer, Answers, Comparison, Flip, LabelShift, Thresholds
+from inference.gate.figures import Answer, Answers, Comparison, Flip, LabelShift, ReviewedFigures, Thresholds
 from inference.types import ImageRef, Label, ModelId, ScoredLabel
 
 PRODUCTION, CANDIDATE = ModelId("lite0", "1"), ModelId("lite2", "1")
@@ -263,6 +263,23 @@ def test_shifts_count_and_flips_name_the_images_of_which_both_are_surest():
     assert found.label_shifts == tuple(LabelShift(LABELS[n], LABELS[n + 1], 1) for n in range(3))
     assert [flip.ref.key for flip in found.flips] == ["recent/00000", "recent/00002", "recent/00001"]
     assert found.flips[2] == Flip(RECENT[1], False, None, ScoredLabel(LABELS[1], 0.8), ScoredLabel(LABELS[2], 0.7))
+
+
+def test_reviewed_images_are_counted_apart_and_move_no_figure_that_judges():
+    """They were picked by what production was unsure of, so that each correction can only count for the candidate."""
+    production_says, candidate_says = production(wrong_below(100)), answers(CANDIDATE, right, right)
+    labels = {ref: LABELS[right(number)].label_id for number, ref in enumerate(GOLDEN)}
+    golden = {ref: labels[ref] for ref in GOLDEN[100:]}
+    picked = {ref: labels[ref] for ref in GOLDEN[:100]}
+
+    without = compare(candidate_says, production_says, golden=golden, recent=RECENT, days=7, confidence=0.95)
+    found = compare(
+        candidate_says, production_says, golden=golden, reviewed=picked, recent=RECENT, days=7, confidence=0.95
+    )
+    assert found.reviewed == ReviewedFigures(100, candidate_right=100, production_right=0)
+    assert replace(found, reviewed=without.reviewed) == without
+    alone = compare(candidate_says, None, golden=golden, reviewed=picked, recent=RECENT, days=7, confidence=0.95)
+    assert alone.reviewed == ReviewedFigures(100, candidate_right=100, production_right=None)
 
 
 def test_flips_are_kept_within_bounds_and_counted_all():

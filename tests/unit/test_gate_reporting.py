@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from inference.gate.comparing import judge
-from inference.gate.figures import Flip, LabelShift, ModelCheck
+from inference.gate.figures import Flip, LabelShift, ModelCheck, ReviewedFigures
 from inference.gate.reporting import MAX_ROWS, check_report, comparison_report
 from inference.types import ImageRef, Label, ScoredLabel
 from tests.unit.test_gate_comparing import CANDIDATE, THRESHOLDS, answers, compared, production, right, wrong_below
@@ -41,6 +41,12 @@ def test_the_figures_of_both_models_stand_side_by_side():
     assert "Agreement: 95.0% of 300 golden images, 40.0% of 200 images of the last 7 days" in text
     assert "| label 0 | label 1 |" in text
     assert "135 images get another label; the 10 of which both models are surest:" in text
+
+
+def test_reviewed_images_are_said_to_judge_nothing():
+    assert "Reviewed" not in check_report(check())
+    text = check_report(check(reviewed=ReviewedFigures(30, candidate_right=12, production_right=0)))
+    assert "Reviewed images: 30, which judge nothing. lite2@1 has 12 of them right, lite0@1 0." in text
 
 
 def test_names_and_keys_cannot_break_out_of_the_table():
