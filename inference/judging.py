@@ -173,6 +173,11 @@ def judge(night: Night, before: Sequence[Night], rules: QualityRules) -> Verdict
     )
 
 
+def failed(error: Exception) -> Verdict:
+    """Return the verdict of a run that could not be judged for a reason that nobody foresaw: its books hold anyway."""
+    return Verdict("not_judged", f"judging failed: {type(error).__name__}: {error}; the log has more, please report it")
+
+
 def _evened(nights: Sequence[Night]) -> list[Night]:
     """Return the nights with none that outweighs the others: the first run of a bucket may hold years of it."""
     most = MOST_OF_MEDIAN * statistics.median(night.images for night in nights)
@@ -217,6 +222,7 @@ class _Mix:
 
     def variance(self, label: str | None, share: float) -> float:
         """Return the variance of the difference of a label's shares, on an ordinary night; None for the rare ones."""
+        share = min(share, 1.0)  # sums of parts may be above it by a rounding
         sampling = self.burst * share * (1 - share) * (1 / self.images + 1 / self.total)
         usual = self.spread * share * (1 - share)
         spread = usual if label is None else self.spreads.get(label, usual)
@@ -380,7 +386,8 @@ def _rise(
     if now is None or not now[1] or not total:
         return None
     share = sum(count for (count, _), _ in pairs) / total
-    assumed = max(share, 0.5 / total)
+    # Never of all and never of none: that would leave chance no room, and nothing to divide by.
+    assumed = min(max(share, 0.5 / total), max(1 - 0.5 / total, 0.5))
     teaching = [pair for pair, is_ordinary in pairs if is_ordinary]
     found = _excess([count for count, _ in teaching], [size for _, size in teaching])
     usual = USUAL_SPREAD * assumed * (1 - assumed)
@@ -444,7 +451,7 @@ def _count_like(mean: float, variance: float, share: float, sure: float) -> floa
         share: The share of all that is expected, 0 to 1; what is near a half is as likely below as above.
         sure: As of ``_chi_squared_like``.
     """
-    if mean < LEAST_FOR_NORMAL:
+    if variance <= 0 or mean < LEAST_FOR_NORMAL:
         return _gamma_like(mean, variance, sure)
     # Cornish and Fisher: a normal number, bent by the skewness of counts that vary by more than draws do.
     skewness = max(2 * variance / mean - 1, 0.0) / math.sqrt(variance) * max(1 - 2 * share, 0.0)

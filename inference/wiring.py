@@ -429,6 +429,14 @@ def judge_run(
     return verdict
 
 
+def judging_failed(run_id: UUID, error: Exception) -> Verdict:
+    """Say in the log what nobody foresaw while a run was judged, and return that it was not: its books hold anyway."""
+    from inference.judging import failed
+
+    logger.error("The labels of run %s were not judged", run_id, exc_info=error)
+    return failed(error)
+
+
 def labels_moved(run_id: UUID, verdict: Verdict) -> LabelsMovedError:
     """Return the error that says how a run's labels have moved."""
     return LabelsMovedError(
@@ -516,6 +524,8 @@ def _judged(
         verdict = judge_run(run_id, sink=sink, settings=settings, rules=rules)
     except InferenceError as error:
         return None, error
+    except Exception as error:  # noqa: BLE001 - the books are closed: the summary is printed all the same
+        return judging_failed(run_id, error), None
     is_moved = verdict is not None and verdict.name == "moved"
     return verdict, labels_moved(run_id, verdict) if is_moved and verdict is not None else None
 

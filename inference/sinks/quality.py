@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any, cast
@@ -11,10 +12,12 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from inference.errors import RunUnknownError
-from inference.judging import MeasureName, Night, Verdict, judge
+from inference.judging import MeasureName, Night, Verdict, failed, judge
 from inference.sinks.connecting import Connection
 from inference.sinks.statements import statement
 from inference.types import QualityRules
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,12 @@ def judge_run(connection: Connection, run_id: UUID, rules: QualityRules, *, low_
     run = _read_run(connection, run_id)
     night, images = _count(connection, run_id, run, low_score)
     if run.is_history:
-        verdict = judge(night, _before(connection, run_id, rules, low_score=low_score, days=days), rules)
+        before = _before(connection, run_id, rules, low_score=low_score, days=days)
+        try:
+            verdict = judge(night, before, rules)
+        except Exception as error:  # the run is counted all the same: later nights have it to compare with
+            logger.exception("The labels of run %s were not judged", run_id)
+            verdict = failed(error)
     else:
         verdict = Verdict("not_judged", "the run labels again what was labelled or dead before, which is no night")
     _record(connection, run_id, run, night, images, verdict, rules, low_score)

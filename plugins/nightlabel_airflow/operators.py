@@ -377,6 +377,8 @@ class ReportOperator(BaseOperator):
                 verdict = wiring.judge_run(summary.run_id, sink=sink, settings=settings, rules=rules)
             except InferenceError as error:
                 doubt = error  # the books are closed all the same
+            except Exception as error:  # noqa: BLE001 - a report is not red because of a night's figures
+                verdict = wiring.judging_failed(summary.run_id, error)
         if verdict is not None:
             self.log.info("%s", verdict_text(verdict))
             if verdict.name == "moved":

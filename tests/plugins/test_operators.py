@@ -388,3 +388,30 @@ def test_a_task_that_is_asked_to_end_does_so_at_once_or_when_the_database_has_he
     task._sink = asking
     task.on_kill()
     assert asking.given_up == 1
+
+
+def test_a_report_says_that_nothing_was_judged_when_judging_breaks_and_is_green(monkeypatch, caplog):
+    """Whatever the rules: the run's books are whole, and every outcome is recorded."""
+    from nightlabel_airflow import connections
+
+    from inference import wiring
+    from inference.settings import read_settings
+
+    def broken(*_: Any, **__: Any) -> Verdict:
+        raise ZeroDivisionError("float division by zero")
+
+    sink = SimpleNamespace(find_run=lambda *_: RUN_ID, read_message=lambda _: None)
+    monkeypatch.setattr(connections, "open_settings", read_settings)
+    monkeypatch.setattr(connections, "open_sink", lambda _: nullcontext(sink))
+    monkeypatch.setattr(wiring, "finish_run", lambda *_, **__: summary())
+    monkeypatch.setattr(wiring, "judge_run", broken)
+    context = a_context("classify_images")
+    context["ti"].xcom_pull = lambda **_: {"run_id": str(RUN_ID)}
+    context["params"] = PARAMS | {"quality_action": "fail"}
+
+    counts = operators.ReportOperator(task_id="report").execute(context)
+
+    assert counts["labelled"] == 120
+    assert counts["quality"]["verdict"] == "not_judged"
+    assert "ZeroDivisionError: float division by zero" in counts["quality"]["reason"]
+    assert f"The labels of run {RUN_ID} were not judged" in caplog.text

@@ -15,6 +15,7 @@ from inference import wiring
 from inference.errors import LabelsMovedError, RunUnknownError, SinkCredentialsError
 from inference.judging import Verdict
 from inference.settings import Settings
+from inference.sinks import quality
 from inference.sinks.maintaining import maintain
 from inference.sinks.postgres import PostgresSink
 from inference.sinks.statements import statement
@@ -246,6 +247,29 @@ def test_a_run_without_any_outcome_and_one_that_is_unknown(ledger: Ledger):
     assert drift(ledger, plan)["mean_score"] is None
     with pytest.raises(RunUnknownError):
         judged(ledger, replace(plan, run_id="cf2ebf3f-eb23-a16e-82e2-108fa59fc7e5"))
+
+
+def test_a_run_whose_judging_breaks_is_counted_and_recorded_as_not_judged_and_why(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*_: Any) -> Verdict:
+        raise ZeroDivisionError("float division by zero")
+
+    plan = nightly(ledger, "1", {0: 200})
+    monkeypatch.setattr(quality, "judge", broken)
+    assert judged(ledger, plan).name == "not_judged"
+    row = drift(ledger, plan)
+    assert (row["verdict"], row["images"]) == ("not_judged", 200)
+    assert "ZeroDivisionError: float division by zero" in row["reason"]
+    assert counted(ledger, plan) == {"cat": 200}, "later nights have it to compare with"
+
+
+def test_whatever_breaks_while_a_run_is_judged_the_command_goes_on(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(quality, "judge_run", lambda *_, **__: 1 / 0)
+    plan = nightly(ledger, "1", {0: 200})
+    verdict, doubt = wiring._judged(plan.run_id, sink=ledger.sink, settings=ledger.settings, rules=RULES)
+    assert verdict is not None
+    assert (verdict.name, doubt) == ("not_judged", None)
 
 
 def test_off_looks_at_nothing_and_leaves_no_row(ledger: Ledger):

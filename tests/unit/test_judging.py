@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from dataclasses import replace
 
@@ -133,6 +134,39 @@ def test_more_dead_letters_are_told_and_fewer_are_welcome():
     assert measured(night({"cat": 900}, dead=100), before, "dead_ratio").is_moved
     assert not measured(night({"cat": 1000}, dead=14), before, "dead_ratio").is_moved
     assert not measured(night({"cat": 1000}, dead=0), before, "dead_ratio").is_moved
+
+
+EXTREMES = (0, 1, 2, 299, 300, 10**9, 10**15)
+
+
+def test_whatever_was_counted_there_is_a_verdict_of_finite_figures():
+    """Nothing, all and everything between: a bucket whose every label was a low score ended every report once."""
+    chance = random.Random(4)  # noqa: S311 - the same every time
+    for _ in range(2_000):
+
+        def any_night(names: int = chance.randrange(1, 4), chance: random.Random = chance) -> Night:
+            labels = {f"label {number}": chance.choice(EXTREMES[1:]) for number in range(names)}
+            images = sum(labels.values())
+            return Night(
+                labels={label: count * chance.choice((1.0, 1 / 3, 0.1)) for label, count in labels.items()},
+                score_sum=images * chance.choice((0.0, 0.5, 1.0)),
+                score_square_sum=images * chance.choice((0.0, 0.25, 1.0)),
+                low_scores=chance.choice((0, 1, images // 2, images, 2 * images, None)),
+                dead=chance.choice((*EXTREMES, None)),
+                is_ordinary=chance.random() < 0.7,
+            )
+
+        before = [any_night() for _ in range(chance.choice((1, 7, 28)))]
+        before += chance.choice(([], [before[0]] * 7))
+        for measure in judge(any_night(), before, replace(RULES, min_images=1)).measures:
+            assert math.isfinite(measure.value), measure
+            assert math.isfinite(measure.ordinary_to), measure
+
+
+@pytest.mark.parametrize("low", [0, 1000])
+def test_a_bucket_all_or_none_of_whose_scores_are_low_is_judged(low: int):
+    before = [night({"cat": 1000}, low=low)] * 7
+    assert judge(night({"cat": 1000}, low=low), before, RULES).name == "ordinary"
 
 
 def test_what_was_not_counted_before_is_not_compared():
