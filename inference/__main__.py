@@ -442,7 +442,11 @@ def _add_review(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     record.add_argument("--note", default="", metavar="TEXT", help="what there is to say about it")
     record.add_argument("--etag", metavar="E", help="refuse unless this version is still there")
     record.add_argument(
-        "--golden-set", default="default", metavar="NAME", help="the golden set that it goes to (default: %(default)s)"
+        "--golden-set",
+        default="review",
+        metavar="NAME",
+        help="the golden set that it goes to, in which it may not replace what came from a CSV file "
+        "(default: %(default)s)",
     )
     record.add_argument("--json", action="store_true", help="print a JSON object")
     record.set_defaults(command=_record_review)

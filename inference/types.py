@@ -759,8 +759,8 @@ class ReviewRequest:
     note: str = ""
     etag: str | None = None
     """The version that was looked at; None for whichever is there."""
-    golden_set: str = "default"
-    """The golden set that the label goes to."""
+    golden_set: str = "review"
+    """The golden set that the label goes to; what a set has from a CSV file is never overwritten."""
 
 
 @dataclass(frozen=True, slots=True)

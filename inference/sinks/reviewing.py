@@ -55,7 +55,8 @@ def record_review(settings: Settings, request: ReviewRequest) -> int:
     """Record a reviewer's label, and put it into the golden set, in one transaction; returns the review's number.
 
     Raises:
-        ReviewError: the object has no label, was overwritten since, or its model knows no such label.
+        ReviewError: the object has no label, was overwritten since, or its model knows no such label; or the golden set
+            has it from a CSV file.
         SchemaMissingError, SinkCredentialsError, SinkUnavailableError: nothing was recorded.
     """
     what = {

@@ -80,7 +80,7 @@ CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS review_current ON nightlabel.revi
 -- being forgotten meanwhile.
 CREATE OR REPLACE FUNCTION nightlabel.record_review(
     wanted_bucket text, wanted_key text, right_label text, who text, why text DEFAULT '', wanted_etag text DEFAULT NULL,
-    into_golden_set text DEFAULT 'default'
+    into_golden_set text DEFAULT 'review'
 ) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
@@ -94,6 +94,9 @@ DECLARE
 BEGIN
     IF coalesce(who, '') = '' THEN
         RAISE EXCEPTION 'a review needs the name of its reviewer';
+    END IF;
+    IF btrim(coalesce(into_golden_set, '')) = '' THEN
+        RAISE EXCEPTION 'a review needs the name of the golden set that it goes to; leave it out for the set review';
     END IF;
     PERFORM FROM nightlabel.object AS o
     WHERE o.bucket = wanted_bucket AND o.object_key = wanted_key AND o.gone_at IS NULL
@@ -150,8 +153,12 @@ BEGIN
     INSERT INTO nightlabel.golden_image AS g (golden_set, bucket, object_key, etag, label_id, origin)
     VALUES (into_golden_set, wanted_bucket, wanted_key, seen.etag, given_id, 'review')
     ON CONFLICT (golden_set, bucket, object_key) DO UPDATE
-    SET etag = excluded.etag, label_id = excluded.label_id, origin = excluded.origin, added_by = excluded.added_by,
-        added_at = excluded.added_at;
+    SET etag = excluded.etag, label_id = excluded.label_id, added_by = excluded.added_by, added_at = excluded.added_at
+    WHERE g.origin = 'review';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the golden set % has the object % from a CSV file, which no review overwrites; name another set, or correct the file and load it again',
+            quote_literal(into_golden_set), quote_literal(wanted_key);
+    END IF;
     RETURN made;
 END
 $$;

@@ -231,7 +231,7 @@ def test_a_reviewer_lists_records_and_exports(cli: CommandLine, bucket: Bucket):
 
     right = ("--bucket", bucket.name, "--key", lowest["object_key"], "--etag", lowest["etag"])
     said = cli("review", "record", *right, "--label", "tabby", "--reviewer", "ana", "--note", "blurred").stdout
-    assert said == f"review 1: {lowest['object_key']!r} of {bucket.name} is tabby; it is in the golden set default\n"
+    assert said == f"review 1: {lowest['object_key']!r} of {bucket.name} is tabby; it is in the golden set review\n"
     assert len(cli("review", "list", "--below", "0.5", "--json").stdout.splitlines()) == len(listing) - 1
     refused = cli("review", "record", *right, "--label", "unicorn", "--reviewer", "ana", status=1).stderr
     assert refused.startswith("error [bad_review]: the model efficientnet-lite0@1 knows no label 'unicorn'")

@@ -98,7 +98,7 @@ def test_a_review_takes_the_image_out_and_into_the_golden_set(unsure: Ledger):
 
     assert queue(unsure) == ["b", "c"]
     assert reviews(unsure) == [("a", "n2", "ana", True)]
-    assert golden(unsure) == {("default", "a"): ("e1", "n2", "review")}
+    assert golden(unsure) == {("review", "a"): ("e1", "n2", "review")}
     [row] = unsure.rows("SELECT * FROM nightlabel.image_review")
     assert (row["note"], row["recorded_by"], row["is_model_right"]) == ("its ears", "postgres", False)
     assert (row["seen_label"], row["seen_label_id"], row["seen_score"]) == ("cat", "n1", 0.0625)
@@ -111,7 +111,7 @@ def test_a_correction_holds_from_then_on_and_the_former_review_stays(unsure: Led
 
     assert first < second
     assert reviews(unsure) == [("a", "n2", "ana", False), ("a", "n1", "ben", True)]
-    assert golden(unsure) == {("default", "a"): ("e1", "n1", "review")}
+    assert golden(unsure) == {("review", "a"): ("e1", "n1", "review")}
     rows = unsure.rows("SELECT * FROM nightlabel.image_review ORDER BY reviewed_at")
     assert rows[0]["superseded_at"] <= rows[1]["reviewed_at"]
     assert [row["is_model_right"] for row in rows] == [False, True]
@@ -120,6 +120,26 @@ def test_a_correction_holds_from_then_on_and_the_former_review_stays(unsure: Led
 def test_a_sure_label_can_be_reviewed_as_well_and_another_golden_set_be_named(unsure: Ledger):
     record(unsure, "sure", "dog", golden_set="hard ones")
     assert golden(unsure) == {("hard ones", "sure"): ("e1", "n2", "review")}
+
+
+def test_what_a_golden_set_has_from_a_csv_file_is_never_overwritten_by_a_review(unsure: Ledger):
+    sql = "INSERT INTO nightlabel.golden_image (golden_set, bucket, object_key, etag, label_id, origin)"
+    unsure.execute(f"{sql} VALUES ('default', 'photos', 'a', 'e1', 'n1', 'csv')")
+    message = "the golden set 'default' has the object 'a' from a CSV file, which no review overwrites; name another"
+    with pytest.raises(ReviewError, match=message):
+        record(unsure, "a", "dog", golden_set="default")
+    assert (reviews(unsure), golden(unsure)) == ([], {("default", "a"): ("e1", "n1", "csv")})
+
+    record(unsure, "a", "dog")
+    assert golden(unsure) == {("default", "a"): ("e1", "n1", "csv"), ("review", "a"): ("e1", "n2", "review")}
+
+
+@pytest.mark.parametrize("name", [None, "", " "])
+def test_in_sql_a_golden_set_without_a_name_is_refused(unsure: Ledger, name: str | None):
+    call = "SELECT nightlabel.record_review('photos', 'b', 'cat', 'ana', into_golden_set => %s)"
+    with pytest.raises(psycopg.errors.RaiseException, match="a review needs the name of the golden set"):
+        unsure.execute(call, name)
+    assert (reviews(unsure), golden(unsure)) == ([], {})
 
 
 def test_another_version_of_the_object_is_another_image(unsure: Ledger):
@@ -133,7 +153,7 @@ def test_another_version_of_the_object_is_another_image(unsure: Ledger):
         record(unsure, "a", "dog", etag="e1")
     record(unsure, "a", "n1", etag="e2")
     assert reviews(unsure) == [("a", "n2", "ana", True), ("a", "n1", "ana", True)]
-    assert golden(unsure) == {("default", "a"): ("e2", "n1", "review")}, "what is there now"
+    assert golden(unsure) == {("review", "a"): ("e2", "n1", "review")}, "what is there now"
 
 
 REFUSED = (
@@ -180,7 +200,7 @@ def test_two_reviewers_at_once_leave_one_label_that_holds(unsure: Ledger):
     found = reviews(unsure)
     [held] = [label for _, label, _, holds in found if holds]
     assert len(found) == 4
-    assert golden(unsure)["default", "a"][1] == held
+    assert golden(unsure)["review", "a"][1] == held
 
 
 def test_a_review_and_its_golden_image_are_recorded_together_or_not_at_all(unsure: Ledger):
