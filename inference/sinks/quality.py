@@ -34,7 +34,7 @@ class _Run:
 
 
 def judge_run(connection: Connection, run_id: UUID, rules: QualityRules, *, low_score: float, days: int) -> Verdict:
-    """Count a run's labels, compare them with those of the same model before it, and record both; again if it was.
+    """Count a run's labels, compare them with those of its model and source before, and record both; again if it was.
 
     Args:
         connection: In autocommit, of a member of ``nightlabel_writer``.
@@ -49,7 +49,7 @@ def judge_run(connection: Connection, run_id: UUID, rules: QualityRules, *, low_
     run = _read_run(connection, run_id)
     night, images = _count(connection, run_id, run, low_score)
     if run.is_history:
-        before = _before(connection, run_id, rules, low_score=low_score, days=days)
+        before = _before(connection, run_id, low_score=low_score, days=days)
         try:
             verdict = judge(night, before, rules)
         except Exception as error:  # the run is counted all the same: later nights have it to compare with
@@ -86,31 +86,21 @@ def _count(connection: Connection, run_id: UUID, run: _Run, low_score: float) ->
     return night, sum(row[1] for row in rows)
 
 
-def _before(connection: Connection, run_id: UUID, rules: QualityRules, *, low_score: float, days: int) -> list[Night]:
-    """Return the nights to compare with: the runs of the same Dag if they are enough, else all of the bucket."""
+def _before(connection: Connection, run_id: UUID, *, low_score: float, days: int) -> list[Night]:
+    """Return the nights to compare with: the runs of the same source, and no others, however few these are."""
     what = {"run_id": run_id, "low_score": low_score, "days": days}
     with connection.cursor(row_factory=dict_row) as cursor:
-        runs = [
-            (
-                bool(row["is_of_same_dag"]),
-                Night(
-                    labels=dict(zip(row["labels"], row["images"], strict=True)),
-                    score_sum=row["score_sum"],
-                    score_square_sum=row["score_square_sum"],
-                    low_scores=row["low_scores"],
-                    dead=row["dead"],
-                    is_ordinary=row["is_ordinary"],
-                ),
+        return [
+            Night(
+                labels=dict(zip(row["labels"], row["images"], strict=True)),
+                score_sum=row["score_sum"],
+                score_square_sum=row["score_square_sum"],
+                low_scores=row["low_scores"],
+                dead=row["dead"],
+                is_ordinary=row["is_ordinary"],
             )
             for row in cursor.execute(statement("quality_runs_before"), what)
         ]
-        by_day = [
-            Night(labels=dict(zip(row["labels"], row["images"], strict=True)), score_sum=row["score_sum"])
-            for row in cursor.execute(statement("quality_days_before"), what)
-        ]
-    same = [night for is_of_same_dag, night in runs if is_of_same_dag]
-    is_enough = sum(night.images for night in same) >= rules.min_images
-    return by_day + (same if is_enough else [night for _, night in runs])
 
 
 def _record(

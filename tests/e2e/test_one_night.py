@@ -101,15 +101,19 @@ def test_too_many_dead_letters_fail_the_run_after_everything_is_recorded(running
 def test_labels_that_moved_fail_the_report_if_they_are_to_and_never_the_run(running: RunningStack):
     bucket = running.new_bucket()
     quality = {"quality_action": "fail", "quality_min_images": 30}
-    for night, photos in (("1", ("cat", "coffee")), ("2", ("cat", "coffee", "rocket"))):
+
+    def put(night: str, *photos: str) -> None:
         for name in photos:
             for number in range(18):
                 running.put(bucket, f"{night}/{name}-{number}", photo(name) + f"{night} {number}".encode())
-    first = Night(running, bucket=bucket, prefix="1/", **quality)
+
+    put("1", "cat", "coffee")
+    first = Night(running, bucket=bucket, **quality)
     assert first.state == "success", "there is nothing yet to compare with"
     assert "Labels not judged: the nights before hold 0 labels of this model" in first.log("report")
 
-    second = Night(running, bucket=bucket, prefix="2/", **quality)
+    put("2", "cat", "coffee", "rocket")
+    second = Night(running, bucket=bucket, **quality)
     rocket = running.labels(bucket)["2/rocket-0"]
     assert second.states()["report"] == {"failed"}
     assert (second.summary()["state"], second.summary()["labelled"]) == ("succeeded", 54)

@@ -19,7 +19,15 @@ from inference.sinks import quality
 from inference.sinks.maintaining import maintain
 from inference.sinks.postgres import PostgresSink
 from inference.sinks.statements import statement
-from inference.types import DeadLetterFilter, ListedObject, MaintenanceRequest, Plan, QualityRules, RunRequest
+from inference.types import (
+    DeadLetterFilter,
+    LabelFilter,
+    ListedObject,
+    MaintenanceRequest,
+    Plan,
+    QualityRules,
+    RunRequest,
+)
 from tests.ledger import LABELS, Ledger, dead_letter, listed, prediction
 
 pytestmark = pytest.mark.integration
@@ -44,10 +52,45 @@ def labelled(night: str, mix: dict[int, int], *, low: int = 0, dead: int = 0) ->
 
 
 def nightly(ledger: Ledger, night: str, mix: dict[int, int], *, low: int = 0, dead: int = 0, **request: Any) -> Plan:
-    """A run that labels a night's images; nothing that was there before vanishes."""
+    """A run that labels a night's images, of one source whatever the night: those of the nights before are gone."""
     found, made = labelled(night, mix, low=low, dead=dead)
-    plan = ledger.plan(*found, prefix=f"in/{night}/", **({"max_dead_ratio": 1.0} | request))
+    plan = ledger.plan(*found, **({"prefix": "in/", "max_dead_ratio": 1.0} | request))
     ledger.work(plan, made)
+    return plan
+
+
+def repeat(ledger: Ledger, plan: Plan, times: int) -> None:
+    """As if a judged night had come so many times more, each a minute before the one after it."""
+    ledger.execute(
+        """
+        WITH made AS MATERIALIZED (SELECT n, gen_random_uuid() AS run_id FROM generate_series(1, %s) AS n),
+        runs AS (
+            INSERT INTO nightlabel.run SELECT copy.*
+            FROM made JOIN nightlabel.run AS r ON r.run_id = %s CROSS JOIN LATERAL jsonb_populate_record(
+                r, jsonb_build_object('run_id', made.run_id, 'airflow_run_id', made.run_id,
+                    'started_at', r.started_at - make_interval(mins => made.n::integer))
+            ) AS copy
+        ),
+        verdicts AS (
+            INSERT INTO nightlabel.run_quality SELECT copy.*
+            FROM made JOIN nightlabel.run_quality AS q ON q.run_id = %s
+            CROSS JOIN LATERAL jsonb_populate_record(q, jsonb_build_object('run_id', made.run_id)) AS copy
+        )
+        INSERT INTO nightlabel.run_label SELECT made.run_id, l.model_id, l.label, l.images
+        FROM made JOIN nightlabel.run_label AS l ON l.run_id = %s
+        """,
+        times,
+        plan.run_id,
+        plan.run_id,
+        plan.run_id,
+    )
+
+
+def a_week(ledger: Ledger, mix: dict[int, int], **more: Any) -> Plan:
+    """Seven judged nights, which is what it takes before the next one is; returns the last."""
+    plan = nightly(ledger, "week", mix, **more)
+    judged(ledger, plan)
+    repeat(ledger, plan, 6)
     return plan
 
 
@@ -174,16 +217,32 @@ def test_each_bucket_is_compared_with_itself(ledger: Ledger):
     assert judged(ledger, plan).name == "not_judged"
 
 
-def test_each_dag_is_compared_with_itself_once_it_has_enough_of_its_own(ledger: Ledger):
-    """Several sources of one bucket have a Dag each, and different images."""
+@pytest.mark.parametrize("by", ["prefix", "dag_id"])
+def test_each_source_of_a_bucket_is_compared_with_itself_from_its_first_night_on(ledger: Ledger, by: str):
+    """Two sources that take turns: of the command line with a prefix each, or with a Dag each."""
 
-    def night(name: str, dag_id: str, mix: dict[int, int]) -> Verdict:
-        return judged(ledger, nightly(ledger, name, mix, dag_id=dag_id, airflow_run_id=name))
+    def night(name: str, mix: dict[int, int]) -> Verdict:
+        source = {"prefix": f"in/{name[0]}/"} if by == "prefix" else {"dag_id": name[0], "airflow_run_id": name}
+        return judged(ledger, nightly(ledger, f"{name[0]}/{name[1]}", mix, **source))
 
-    night("a1", "cats", {0: 200})
-    assert night("b1", "dogs", {1: 200}).name == "moved", "until it has a night of its own the bucket's are taken"
-    assert night("b2", "dogs", {1: 200}).name == "ordinary"
-    assert night("a2", "cats", {0: 200}).name == "ordinary"
+    assert night("a1", {0: 200}).name == "not_judged"
+    first = night("b1", {1: 200})
+    assert (first.name, first.images_before) == ("not_judged", 0), "the other source is nothing to compare with"
+    for number in range(2, 9):
+        found = [night(f"a{number}", {0: 200}), night(f"b{number}", {1: 200})]
+        assert "moved" not in [verdict.name for verdict in found]
+        assert [verdict.nights for verdict in found] == [number - 1] * 2
+    assert [verdict.name for verdict in found] == ["ordinary"] * 2
+    assert night("b9", {0: 200}).name == "moved"
+
+
+def test_what_others_of_the_bucket_run_does_not_crowd_out_a_sources_own_nights(ledger: Ledger):
+    """However many there are: the newest 500 are those of the source."""
+    judged(ledger, nightly(ledger, "1", {0: 200}))
+    plan = nightly(ledger, "other", {1: 200}, prefix="other/")
+    judged(ledger, plan)
+    repeat(ledger, plan, 600)
+    assert judged(ledger, nightly(ledger, "2", {0: 200})).nights == 1
 
 
 @pytest.mark.parametrize("kind", ["retry", "again"])
@@ -215,21 +274,27 @@ def test_only_the_days_that_are_asked_for_are_history(ledger: Ledger):
     assert judged(ledger, plan, quality_history_days=60).nights == 3
 
 
-def test_until_runs_are_counted_the_days_of_the_ledger_are_the_history(ledger: Ledger):
-    """As after an upgrade: labels are there, and no run of theirs was ever judged."""
-    for night, age in (("1", 40), ("2", 3), ("3", 2)):
-        plan = nightly(ledger, night, {0: 120, 1: 80})
-        sql = "UPDATE {} = {} - make_interval(days => %s) WHERE run_id = %s"
-        for column in ("nightlabel.outcome SET recorded_at", "nightlabel.run SET started_at"):
-            ledger.execute(sql.format(column, column.rpartition(" ")[2]), age, plan.run_id)
-    plan = nightly(ledger, "4", {0: 60, 1: 40, 2: 100})
-    verdict = judged(ledger, plan)
-    assert (verdict.name, verdict.nights, verdict.images_before) == ("moved", 2, 400)
-    assert {measure.name for measure in verdict.measures} == {"js_distance", "psi", "moved_share", "mean_score"}
+def test_what_was_labelled_before_runs_were_counted_is_no_history(ledger: Ledger):
+    """As after an upgrade: labels are there, of every bucket and kind of run, and no run of theirs was ever judged."""
+    for bucket, label in (("photos", 1), ("scans", 0)):
+        found, made = labelled(bucket, {label: 200})
+        ledger.work(ledger.plan(*(replace(entry, bucket=bucket) for entry in found), bucket=bucket), made)
+    ledger.execute("UPDATE nightlabel.outcome SET recorded_at = recorded_at - interval '3 days'")
+    ledger.execute("UPDATE nightlabel.run SET started_at = started_at - interval '3 days'")
+    verdict = judged(ledger, nightly(ledger, "1", {0: 200}))
+    assert (verdict.name, verdict.nights, verdict.images_before) == ("not_judged", 0, 0)
 
-    # From the next run on it is a run among days; the day on which counting began is not counted a second time.
-    following = judged(ledger, nightly(ledger, "5", {0: 120, 1: 80}))
-    assert (following.nights, following.images_before) == (3, 600)
+
+def test_after_a_promotion_and_labelling_again_the_next_night_is_compared_with_neither(ledger: Ledger):
+    """Of one label all images are labelled again, which is no night of the new model."""
+    for night in ("1", "2", "3"):
+        judged(ledger, nightly(ledger, night, {0: 150, 1: 150}))
+    ledger.register("second", "1", "production")
+    again = ledger.sink.plan_run(RunRequest(bucket="photos", labelled=LabelFilter(label="cat")), None)
+    ledger.work(again)
+    assert judged(ledger, again).name == "not_judged"
+    verdict = judged(ledger, nightly(ledger, "4", {0: 150, 1: 150}))
+    assert (verdict.name, verdict.images_before) == ("not_judged", 0)
 
 
 def test_another_low_score_does_not_compare_with_what_was_counted_by_the_former_one(ledger: Ledger):
