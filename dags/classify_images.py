@@ -84,7 +84,7 @@ with DAG(
         **amount_params(WHAT),
         **how_params(),
         **limit_params(max_dead_ratio=0.5),
-        **quality_params(os.environ),
+        **quality_params(),
         **shadow_params("A shadow model", os.environ),
     },
     default_args=DEFAULT_ARGS,

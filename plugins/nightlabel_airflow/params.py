@@ -295,11 +295,10 @@ def model_params(which: str, images: str) -> dict[str, Param]:
     }
 
 
-def quality_params(environment: Mapping[str, str]) -> dict[str, Param]:
+def quality_params() -> dict[str, Param]:
     """Return the parameters that say when labels are not like those of the nights before, and what that does.
 
-    Args:
-        environment: Of the process that parses the Dag; its ``NIGHTLABEL_QUALITY_ACTION`` is the default of the action.
+    Each is empty unless somebody fills it in, and then the settings of the worker that runs ``report`` hold.
     """
     section = "Watching the labels"
 
@@ -315,12 +314,13 @@ def quality_params(environment: Mapping[str, str]) -> dict[str, Param]:
 
     return {
         "quality_action": Param(
-            environment.get("NIGHTLABEL_QUALITY_ACTION") or "warn",
-            type="string",
-            enum=["off", "warn", "fail"],
+            None,
+            type=["null", "string"],
+            enum=[None, "off", "warn", "fail"],
             section=section,
             description="What labels do that are not like those of the 28 days before: nothing, a warning in the log "
-            "of report, or report fails. Every outcome is recorded in any case.",
+            "of report, or report fails. Every outcome is recorded in any case. Empty: as the workers' "
+            "NIGHTLABEL_QUALITY_ACTION says.",
         ),
         "quality_min_images": Param(
             None,

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import UUID
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
 from nightlabel_airflow import operators
+from nightlabel_airflow.params import quality_params
 
 from inference.errors import RunInterruptedError, SettingsError, ShardsUnfinishedError, TooManyDeadError
 from inference.judging import Measure, MovedLabel, Verdict
@@ -312,6 +314,9 @@ def test_the_form_goes_before_the_settings_where_it_says_something():
     form = {"quality_action": "fail", "quality_min_images": 600.0, "quality_js": None, "quality_psi": 0.0}
 
     assert operators.quality_rules_from(form, settings) == QualityRules("fail", 600, js=0.2, psi=0.0)
+    untouched = {name: param.value for name, param in quality_params().items()}
+    failing = replace(settings, action="fail")
+    assert operators.quality_rules_from(untouched, failing) == failing, "the form as it is opened"
     assert operators.quality_rules_from(PARAMS, settings) == settings, "a Dag without these parameters"
 
 
