@@ -57,6 +57,9 @@ WORLDS = (
     World("2 labels, mild", 2, 0.6),
 )
 
+BURSTY = World("1,000 labels, eight images a scene", 1000, 1.0, scene=8.0)
+LIVELY = World("1,000 labels, lively", 1000, 1.0, label_spread=0.5, scene=8.0, score_spread=0.2)
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -108,14 +111,22 @@ def draw(world: World, images: int, chance: Generator, drift: Drift | None = Non
 
 
 def judged(world: World, images: int, seed: int, nights: int, *, before: int = WINDOW) -> list[Verdict]:
-    """Judge ordinary nights as they come one after the other, each by the ones before it."""
+    """Judge ordinary nights as they come one after the other, each by the ones before it.
+
+    Args:
+        world: Where they come from.
+        images: Of each night.
+        seed: Of all chance.
+        nights: How many are judged.
+        before: Nights that are known at first, and the newest that count; 0 to know none, and count up to 28.
+    """
     chance = np.random.default_rng(seed)
     past: list[Night] = [draw(world, images, chance) for _ in range(before)]
     found = []
     for _ in range(nights):
         night = draw(world, images, chance)
         found.append(judge(night, past, QualityRules()))
-        past = [*past[1:], replace(night, is_ordinary=found[-1].name != "moved")]
+        past = [*past, replace(night, is_ordinary=found[-1].name != "moved")][-(before or WINDOW) :]
     return found
 
 
@@ -146,9 +157,9 @@ def main() -> None:
     options = parser.parse_args()
     began = time.monotonic()
     sizes = [f"{images:,} images" for images in options.sizes]
-    for before in (WINDOW, 7, 1):
+    for before in (WINDOW, 7, 0):
         rows = [[f"nights before: {before}", *sizes]]
-        for world in WORLDS:
+        for world in (*WORLDS, BURSTY, LIVELY):
             row = [world.name]
             for images in options.sizes:
                 nights = options.nights if before == WINDOW else options.nights // 3
@@ -159,7 +170,7 @@ def main() -> None:
                 row.append(f"{moved} of {len(found):,}" + (f" ({names})" if names else ""))
             rows.append(row)
         print(f"\nAlarms in ordinary nights\n\n{table(rows)}", flush=True)
-        for share in PLANTED:
+        for share in PLANTED if before else ():
             rows = [[f"{share:.0%} planted, nights before: {before}", *sizes]]
             for world in (WORLDS[1], WORLDS[2]) if before == WINDOW else (WORLDS[1],):
                 for drift in DRIFTS:

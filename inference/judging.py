@@ -45,8 +45,12 @@ SURE_OF_A_SHARE: Final = 4.0
 SURE_OF_A_LABEL: Final = 4.0
 """Likewise of a single label that has risen by ``LEAST_RISE``: few labels are frequent enough to do so by chance."""
 
-LEAST_NIGHTS: Final = 3
-"""Nights that show what nights differ by, from which a distance can be an alarm: it adds up what is not known yet."""
+LEAST_NIGHTS: Final = 7
+"""Nights that show what nights differ by, before the next one is judged: until then it is learnt."""
+
+MOST_OF_MOVED: Final = 3.0
+"""Standard deviations, as the median of all nights shows them, by which a night that had moved may teach: a bucket all
+of whose nights are lively is learnt by them, and one night of junk among others teaches next to nothing."""
 
 LEAST_RISE: Final = 0.05
 """Share of the images by which a single label has to rise before all of its rise is counted as beyond the ordinary."""
@@ -59,6 +63,12 @@ LEAST_OF_A_LABEL: Final = 3.0
 
 LEAST_FOR_NORMAL: Final = 10.0
 """Images that are expected from which a count is nearly a normal number."""
+
+MOST_OF_RARE: Final = 20.0
+"""Images of a rare label by which a night that had moved teaches how images come in bursts."""
+
+BURST_OF_MOVED: Final = 2.0
+"""By so much, of the median of all nights, such a night teaches it at most."""
 
 MOST_OF_MEDIAN: Final = 3.0
 """By so much a night may be larger than the median of those before; a larger one counts as if it were that large."""
@@ -80,7 +90,7 @@ class Night:
     dead: float | None = None
     """Dead letters, which are not among the labels."""
     is_ordinary: bool = True
-    """Whether nothing had moved; a night that had does not teach what nights differ by."""
+    """Whether nothing had moved; what nights differ by, a night that had teaches only within bounds."""
 
     @property
     def images(self) -> float:
@@ -151,6 +161,13 @@ def judge(night: Night, before: Sequence[Night], rules: QualityRules) -> Verdict
             nights=len(before),
             images_before=round(images_before),
         )
+    if len(before) < LEAST_NIGHTS:
+        return Verdict(
+            "not_judged",
+            f"still learning what nights differ by: {len(before)} are known, {LEAST_NIGHTS} are needed",
+            nights=len(before),
+            images_before=round(images_before),
+        )
     nights, before = len(before), _evened(before)
     mix = _Mix(night, before)
     candidates = (
@@ -214,10 +231,8 @@ class _Mix:
         self.before = counts
         scale = self.images / self.total
         self.frequent = sorted(label for label, images in counts.items() if images * scale >= LEAST_EXPECTED)
-        teaching = [one for one in before if one.is_ordinary]
-        self.is_known = len(teaching) >= LEAST_NIGHTS
-        self.burst = _burst(sorted(set(counts) - set(self.frequent)), teaching)
-        self.spreads, self.spread = _spreads(self.frequent, teaching, self.burst)
+        self.burst = _burst(sorted(set(counts) - set(self.frequent)), before)
+        self.spreads, self.spread = _spreads(self.frequent, before, self.burst)
         self.of_history = sum(size * size for size in self.sizes) / self.total**2
 
     def variance(self, label: str | None, share: float) -> float:
@@ -255,8 +270,8 @@ class _Mix:
             (now - share) * math.log(now / share)
             for _, share, now in ((label, share, max(now, 0.5 / self.images)) for label, share, now in classes)
         )
-        is_js_moved = self.is_known and js_distance >= max(js_limit, rules.js)
-        is_psi_moved = self.is_known and psi >= max(chance, rules.psi)
+        is_js_moved = js_distance >= max(js_limit, rules.js)
+        is_psi_moved = psi >= max(chance, rules.psi)
         return (
             Measure("js_distance", js_distance, None, js_limit, rules.js, is_js_moved),
             Measure("psi", psi, None, chance, rules.psi, is_psi_moved),
@@ -303,25 +318,69 @@ def _js_part(one: float, other: float) -> float:
 
 def _burst(labels: Iterable[str], nights: Sequence[Night]) -> float:
     """Return by what images that come several at a time make sampling coarser, as rare labels show it; at least 1."""
-    rare = dict.fromkeys(labels, (0.0, 0.0, 0.0))
+    rare = dict.fromkeys(labels, 0.0)
+    taught = []
     for night in nights:
-        size = night.images
-        for label, images in night.labels.items():
-            if (sums := rare.get(label)) is not None:
-                rare[label] = (sums[0] + images, sums[1] + images * images, sums[2] + images * size)
+        # Of a rare label a night that had moved teaches no more than this many images.
+        most = math.inf if night.is_ordinary else MOST_OF_RARE
+        taught.append({label: min(images, most) for label, images in night.labels.items() if label in rare})
+        for label, images in taught[-1].items():
+            rare[label] += images
     sizes = [night.images for night in nights]
     total, square = sum(sizes), sum(size * size for size in sizes)
     known = len(nights) - 1
-    if known < 1:
+    shares = {label: images / total for label, images in rare.items()}
+    all_shares = sum(shares.values())
+    if known < 1 or all_shares <= 0:
         return USUAL_BURST
-    seen = expected = 0.0
-    for count, squares, products in rare.values():
-        share = count / total
-        seen += squares - 2 * share * products + share * share * square
-        expected += share * (total - square / total)
-    if expected <= 0:
-        return USUAL_BURST
-    return max(1.0, (NIGHTS_OF_USUAL * USUAL_BURST + known * seen / expected) / (NIGHTS_OF_USUAL + known))
+    of_all = sum(share * share for share in shares.values())
+    ratios = []
+    for images_of, size in zip(taught, sizes, strict=True):
+        squares = sum(images * (images - 2 * shares[label] * size) for label, images in images_of.items())
+        ratios.append((squares + of_all * size * size) / (all_shares * size))
+    most = BURST_OF_MOVED * statistics.median(ratios)
+    seen = sum(
+        size * (ratio if night.is_ordinary else min(ratio, most))
+        for night, ratio, size in zip(nights, ratios, sizes, strict=True)
+    ) / (total - square / total)
+    return max(1.0, (NIGHTS_OF_USUAL * USUAL_BURST + known * seen) / (NIGHTS_OF_USUAL + known))
+
+
+def _winsorised(values: Sequence[float], chance: Sequence[float], nights: Sequence[Night]) -> list[float]:
+    """Return a figure of each night, of those that had moved no further from the median than nights go.
+
+    Args:
+        values: The figure of each night.
+        chance: Its standard deviation by sampling.
+        nights: The nights.
+    """
+    if all(night.is_ordinary for night in nights):
+        return list(values)
+    middle = statistics.median(values)
+    usual = 1.4826 * statistics.median(abs(value - middle) for value in values)
+    found = []
+    for value, sampling, night in zip(values, chance, nights, strict=True):
+        reach = math.inf if night.is_ordinary else MOST_OF_MOVED * max(usual, sampling)
+        found.append(min(max(value, middle - reach), middle + reach))
+    return found
+
+
+def _winsorised_counts(
+    counts: Sequence[float], sizes: Sequence[float], nights: Sequence[Night], burst: float = 1.0
+) -> list[float]:
+    """Return a count of each night likewise."""
+    if all(night.is_ordinary for night in nights):
+        return list(counts)
+    share = min(statistics.median(count / size for count, size in zip(counts, sizes, strict=True)), 1.0)
+    share = max(share, 0.5 / sum(sizes))
+    shares = [count / size for count, size in zip(counts, sizes, strict=True)]
+    chance = [_sampling(share, size, burst) for size in sizes]
+    return [value * size for value, size in zip(_winsorised(shares, chance, nights), sizes, strict=True)]
+
+
+def _sampling(share: float, size: float, burst: float = 1.0) -> float:
+    """Return the standard deviation of a share of a night of so many images."""
+    return math.sqrt(burst * max(share * (1 - share), 0.0) / size)
 
 
 def _spreads(labels: Iterable[str], nights: Sequence[Night], burst: float) -> tuple[dict[str, float], float]:
@@ -339,7 +398,7 @@ def _spreads(labels: Iterable[str], nights: Sequence[Night], burst: float) -> tu
     excess = scale = 0.0
     sizes = [night.images for night in nights]
     for label in labels:
-        counts = [night.labels.get(label, 0) for night in nights]
+        counts = _winsorised_counts([night.labels.get(label, 0) for night in nights], sizes, nights, burst)
         found = _excess(counts, sizes, burst)
         if found is None:
             continue
@@ -381,17 +440,17 @@ def _rise(
         return None if one.low_scores is None else (one.low_scores, one.images)
 
     now = counted(night)
-    pairs = [(pair, one.is_ordinary) for one in before if (pair := counted(one)) is not None and pair[1]]
+    pairs = [(pair, one) for one in before if (pair := counted(one)) is not None and pair[1]]
     total = sum(size for (_, size), _ in pairs)
     if now is None or not now[1] or not total:
         return None
     share = sum(count for (count, _), _ in pairs) / total
     # Never of all and never of none: that would leave chance no room, and nothing to divide by.
     assumed = min(max(share, 0.5 / total), max(1 - 0.5 / total, 0.5))
-    teaching = [pair for pair, is_ordinary in pairs if is_ordinary]
-    found = _excess([count for count, _ in teaching], [size for _, size in teaching])
+    sizes, nights = [size for (_, size), _ in pairs], [one for _, one in pairs]
+    found = _excess(_winsorised_counts([count for (count, _), _ in pairs], sizes, nights), sizes)
     usual = USUAL_SPREAD * assumed * (1 - assumed)
-    known = len(teaching) - 1
+    known = len(pairs) - 1
     spread = usual
     if found is not None:
         own = max(found[1] / found[2], 0.0)
@@ -414,13 +473,13 @@ def _fall_of_score(night: Night, before: Sequence[Night], threshold: float) -> M
     sizes = [one.images for one in before]
     total = sum(sizes)
     mean_before = math.fsum(one.score_sum for one in before) / total
-    teaching = [(one.score_sum, one.images) for one in before if one.is_ordinary]
+    chance = [math.sqrt(of_one / size) for size in sizes]
+    means = _winsorised([one.score_sum / one.images for one in before], chance, before)
     spread = USUAL_SCORE_SPREAD
-    known = len(teaching) - 1
-    taught = sum(size for _, size in teaching)
-    if known >= 1 and (weight := taught - sum(size * size for _, size in teaching) / taught) > 0:
-        middle = math.fsum(score for score, _ in teaching) / taught
-        squares = math.fsum(size * (score / size - middle) ** 2 for score, size in teaching)
+    known = len(before) - 1
+    if known >= 1 and (weight := total - sum(size * size for size in sizes) / total) > 0:
+        middle = math.fsum(size * one for size, one in zip(sizes, means, strict=True)) / total
+        squares = math.fsum(size * (one - middle) ** 2 for size, one in zip(sizes, means, strict=True))
         own = max((squares - known * of_one) / weight, 0.0)
         spread = (NIGHTS_OF_USUAL * spread + known * own) / (NIGHTS_OF_USUAL + known)
     of_history = sum(size * size for size in sizes) / total**2

@@ -35,6 +35,34 @@ from inference.types import (
 
 BUCKET = "photos"
 LABELS: LabelMap = (Label("cat", "n1"), Label("dog", "n2"), Label("crane", "n3"), Label("crane", "n4"))
+NIGHTS_LIKE_IT = """
+    WITH given AS (SELECT %s::integer AS times, %s::uuid AS run_id),
+    made AS MATERIALIZED (
+        SELECT given.run_id AS like_it, n, gen_random_uuid() AS run_id FROM given, generate_series(1, given.times) AS n
+    ),
+    runs AS (
+        INSERT INTO nightlabel.run
+        SELECT night.*
+        FROM made
+        JOIN nightlabel.run AS r ON r.run_id = made.like_it
+        CROSS JOIN LATERAL jsonb_populate_record(r, jsonb_build_object(
+            'run_id', made.run_id, 'airflow_run_id', made.run_id,
+            'started_at', r.started_at - made.n * interval '1 minute'
+        )) AS night
+    ),
+    verdicts AS (
+        INSERT INTO nightlabel.run_quality
+        SELECT night.*
+        FROM made
+        JOIN nightlabel.run_quality AS q ON q.run_id = made.like_it
+        CROSS JOIN LATERAL jsonb_populate_record(q, jsonb_build_object('run_id', made.run_id)) AS night
+    )
+    INSERT INTO nightlabel.run_label
+    SELECT made.run_id, l.model_id, l.label, l.images
+    FROM made JOIN nightlabel.run_label AS l ON l.run_id = made.like_it
+    RETURNING run_id
+"""
+"""Makes as many nights like a judged run, whose id is the second value, as the first value says, all before it."""
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 

@@ -15,6 +15,7 @@ from local_stack.samples import truncated_jpeg
 from tests.e2e.loaded import heavy_packages_loaded
 from tests.e2e.nights import DAG, RETRY_DAG, Night, photo
 from tests.e2e.stacks import RunningStack
+from tests.ledger import NIGHTS_LIKE_IT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -111,6 +112,7 @@ def test_labels_that_moved_fail_the_report_if_they_are_to_and_never_the_run(runn
     first = Night(running, bucket=bucket, **quality)
     assert first.state == "success", "there is nothing yet to compare with"
     assert "Labels not judged: the nights before hold 0 labels of this model" in first.log("report")
+    running.owner_rows(NIGHTS_LIKE_IT, 6, first.summary()["run_id"])
 
     put("2", "cat", "coffee", "rocket")
     second = Night(running, bucket=bucket, **quality)

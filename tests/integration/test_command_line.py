@@ -30,6 +30,7 @@ from inference.sinks.statements import newest_revision
 from local_stack.processes import free_ports
 from local_stack.samples import PHOTOS, photo_bytes, truncated_jpeg
 from tests.conftest import Bucket
+from tests.ledger import NIGHTS_LIKE_IT
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -196,13 +197,15 @@ def test_a_planted_drift_is_said_in_that_run_and_recorded_with_the_labels_that_m
     a_night(bucket, 1, usual)
     first = cli("classify", "--bucket", bucket.name, **lower)
     assert "warning" not in first.stderr, "there is nothing yet to compare with"
+    [run] = cli.rows("SELECT run_id FROM run_summary")
+    cli.rows(NIGHTS_LIKE_IT, [6, run["run_id"]])
 
     a_night(bucket, 2, usual | {"rocket": 20})  # a quarter of the night
     second = cli("classify", "--bucket", bucket.name, "--json", **lower)
     [warning] = [line for line in second.stderr.splitlines() if line.startswith("warning")]
     assert warning.startswith("warning [labels_moved]: ")
     summary = json.loads(second.stdout.splitlines()[-1])
-    assert (summary["state"], summary["quality"]["verdict"], summary["quality"]["nights"]) == ("succeeded", "moved", 1)
+    assert (summary["state"], summary["quality"]["verdict"], summary["quality"]["nights"]) == ("succeeded", "moved", 7)
     [row] = cli.rows("SELECT * FROM run_drift WHERE verdict = 'moved'")
     rocket = cli.labels()["2/rocket-0"]
     assert str(row["run_id"]) == summary["run_id"]

@@ -7,9 +7,10 @@ import random
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from benchmarks.ordinary_nights import DRIFTS, WORLDS, caught, judged
+from benchmarks.ordinary_nights import BURSTY, DRIFTS, WINDOW, WORLDS, World, caught, draw, judged
 from inference.errors import SettingsError
 from inference.judging import MOST_NAMED, Measure, Night, judge
 from inference.settings import read_settings
@@ -33,7 +34,7 @@ def night(labels: dict[str, int], *, score: float = 0.75, low: int | None = 0, d
 
 
 def measured(found: Night, before: list[Night], name: str) -> Measure:
-    measure = judge(found, before, RULES).measure(name)  # type: ignore[arg-type]
+    measure = judge(found, before * 7, RULES).measure(name)  # type: ignore[arg-type]
     assert measure is not None
     return measure
 
@@ -42,10 +43,10 @@ CATS_AND_DOGS = night({"cat": 600, "dog": 400})
 
 
 def test_the_same_mix_again_is_ordinary_and_at_no_distance():
-    verdict = judge(CATS_AND_DOGS, [CATS_AND_DOGS] * 3, RULES)
+    verdict = judge(CATS_AND_DOGS, [CATS_AND_DOGS] * 7, RULES)
 
     assert (verdict.name, verdict.reason, verdict.moved_labels) == ("ordinary", "", ())
-    assert (verdict.nights, verdict.images_before) == (3, 3000)
+    assert (verdict.nights, verdict.images_before) == (7, 7000)
     js, psi, moved = verdict.measures[:3]
     assert (js.name, psi.name, moved.name) == ("js_distance", "psi", "moved_share")
     assert (js.value, psi.value, moved.value) == (pytest.approx(0), pytest.approx(0), 0)
@@ -74,7 +75,7 @@ def test_nothing_in_common_is_as_far_as_it_goes():
 
 def test_what_moved_is_named_with_its_shares_and_the_most_first():
     found = night({"cat": 450, "dog": 300, "ship": 200, "plane": 50})
-    verdict = judge(found, [CATS_AND_DOGS] * 5, RULES)
+    verdict = judge(found, [CATS_AND_DOGS] * 7, RULES)
 
     assert verdict.name == "moved"
     first, *others = [(one.label, one.before, one.now) for one in verdict.moved_labels]
@@ -86,7 +87,7 @@ def test_what_moved_is_named_with_its_shares_and_the_most_first():
 
 def test_no_more_labels_are_named_than_anybody_reads():
     found = night({f"label {number}": 40 for number in range(50)})
-    assert len(judge(found, [CATS_AND_DOGS], RULES).moved_labels) == MOST_NAMED
+    assert len(judge(found, [CATS_AND_DOGS] * 7, RULES).moved_labels) == MOST_NAMED
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,7 @@ def test_no_more_labels_are_named_than_anybody_reads():
         (300, [], "the nights before hold 0 labels of this model, 300 are needed"),
         (300, [night({"cat": 150}), night({"cat": 149})], "the nights before hold 299 labels"),
         (0, [CATS_AND_DOGS], "0 labels are too few"),
+        (300, [CATS_AND_DOGS] * 6, "still learning what nights differ by: 6 are known, 7 are needed"),
     ],
 )
 def test_too_little_is_not_judged_and_says_so(images: int, before: list[Night], reason: str):
@@ -110,7 +112,7 @@ def test_a_night_without_labels_is_not_judged_whatever_the_rules_ask_for():
 
 
 def test_low_scores_are_told_though_the_labels_are_the_same():
-    before = [night({"cat": 600, "dog": 400}, low=low) for low in (80, 90, 100, 90, 85)]
+    before = [night({"cat": 600, "dog": 400}, low=low) for low in (80, 90, 100, 90, 85)] * 2
     assert judge(night({"cat": 600, "dog": 400}, low=95), before, RULES).name == "ordinary"
 
     verdict = judge(night({"cat": 600, "dog": 400}, low=250), before, RULES)
@@ -170,7 +172,7 @@ def test_a_bucket_all_or_none_of_whose_scores_are_low_is_judged(low: int):
 
 
 def test_what_was_not_counted_before_is_not_compared():
-    before = [replace(CATS_AND_DOGS, low_scores=None, dead=None)]
+    before = [replace(CATS_AND_DOGS, low_scores=None, dead=None)] * 7
     names = {measure.name for measure in judge(CATS_AND_DOGS, before, RULES).measures}
     assert names == {"js_distance", "psi", "moved_share", "mean_score"}
 
@@ -179,7 +181,7 @@ def test_what_was_not_counted_before_is_not_compared():
 def test_each_threshold_can_be_raised_until_nothing_is_worth_a_word(threshold: str):
     """Everything has moved here; what is below its threshold is not told."""
     found = night({"cat": 100, "ship": 900}, score=0.5, low=500, dead=500)
-    before = [replace(CATS_AND_DOGS, low_scores=50, dead=10)] * 3
+    before = [replace(CATS_AND_DOGS, low_scores=50, dead=10)] * 7
     names = {"js": "js_distance", "low_score_rise": "low_score_share", "score_drop": "mean_score"}
     name = {**names, "dead_rise": "dead_ratio"}.get(threshold, threshold)
 
@@ -217,7 +219,7 @@ def test_the_first_run_over_a_whole_bucket_does_not_outweigh_the_nights_after_it
 
 
 def test_the_order_of_nights_and_labels_changes_nothing():
-    before = [night({"cat": 500 + step, "dog": 300 - step, "ship": 200}) for step in (-20, 30, 0, 10)]
+    before = [night({"cat": 500 + step, "dog": 300 - step, "ship": 200}) for step in (-20, 30, 0, 10, 5, -5, -10)]
     found = night({"ship": 400, "cat": 350, "dog": 250})
     other = replace(found, labels=dict(reversed(list(found.labels.items()))))
     assert judge(found, before, RULES) == judge(other, before[::-1], RULES)
@@ -225,7 +227,7 @@ def test_the_order_of_nights_and_labels_changes_nothing():
 
 def test_a_few_images_of_labels_that_were_never_seen_are_no_news():
     found = night({"cat": 595, "dog": 395, **{f"odd {number}": 1 for number in range(10)}})
-    assert judge(found, [CATS_AND_DOGS] * 3, RULES).name == "ordinary"
+    assert judge(found, [CATS_AND_DOGS] * 7, RULES).name == "ordinary"
 
 
 def test_the_settings_change_some_thresholds_and_leave_the_others():
@@ -257,6 +259,39 @@ def test_thirty_ordinary_nights_raise_no_alarm(images: int):
     for world in WORLDS:
         moved = [verdict.reason for verdict in judged(world, images, seed=7, nights=30) if verdict.name == "moved"]
         assert moved == [], world.name
+
+
+@pytest.mark.parametrize("images", [500, 1_000])
+@pytest.mark.parametrize(("world", "of_frequent"), [(MILD, 1.0), (BURSTY, 0.6)], ids=["mild", "bursty"])
+def test_from_the_first_night_on_a_bucket_is_learnt_and_a_quarter_of_a_night_is_reported(
+    world: World, of_frequent: float, images: int
+):
+    """Nothing is known at first, and a night that was taken for moved must not keep it so for ever."""
+    chance = np.random.default_rng(7)
+    past: list[Night] = []
+    names: list[str] = []
+    caught_of: dict[str, list[bool]] = {"one label": [], "the most frequent label": []}
+    for number in range(60):
+        found = draw(world, images, chance)
+        names.append(judge(found, past[-WINDOW:], RULES).name)
+        if number >= WINDOW and number % 3 == 0:
+            for drift in DRIFTS[:2]:
+                planted = judge(draw(world, images, chance, drift, 0.25), past[-WINDOW:], RULES)
+                caught_of[drift.name].append(planted.name == "moved")
+        past.append(replace(found, is_ordinary=names[-1] != "moved"))
+
+    assert names[:7] == ["not_judged"] * 7
+    assert "not_judged" not in names[7:]
+    assert names.count("moved") <= 2
+    assert all(caught_of["one label"])
+    assert sum(caught_of["the most frequent label"]) >= of_frequent * len(caught_of["the most frequent label"])
+
+
+def test_nights_that_all_had_moved_teach_what_a_lively_bucket_is():
+    """Also where no night at all was ordinary, which once was an alarm for ever."""
+    lively = [night({"cat": 600 + step, "dog": 400 - step}) for step in (-200, 150, 0, -150, 200, -50, 50)]
+    found = night({"cat": 430, "dog": 570})
+    assert judge(found, [replace(one, is_ordinary=False) for one in lively], RULES).name == "ordinary"
 
 
 @pytest.mark.parametrize("share", [0.10, 0.25])
