@@ -184,7 +184,7 @@ COMMENT ON COLUMN nightlabel.run_quality.score_sum IS 'Sum of the labels'' score
 COMMENT ON COLUMN nightlabel.run_quality.score_square_sum IS 'Sum of the squares of the scores, by which their spread is known.';
 COMMENT ON COLUMN nightlabel.run_quality.low_score IS 'Below this a score counted as low.';
 COMMENT ON COLUMN nightlabel.run_quality.low_scores IS 'Labels with a low score.';
-COMMENT ON COLUMN nightlabel.run_quality.nights IS 'Runs before that it was compared with; days, from before runs were counted.';
+COMMENT ON COLUMN nightlabel.run_quality.nights IS 'Runs before, of the same model and source, that it was compared with, or that are known if these are too few.';
 COMMENT ON COLUMN nightlabel.run_quality.images_before IS 'Labels of these together.';
 COMMENT ON COLUMN nightlabel.run_quality.js_distance IS 'Jensen-Shannon distance of the label mixes; null where nothing was judged, as all that follows.';
 COMMENT ON COLUMN nightlabel.run_quality.js_ordinary IS 'How far an ordinary night goes.';

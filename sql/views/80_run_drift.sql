@@ -51,7 +51,7 @@ COMMENT ON COLUMN nightlabel.run_drift.verdict IS 'ordinary, moved or not_judged
 COMMENT ON COLUMN nightlabel.run_drift.reason IS 'One sentence: what has moved, or why it was not judged; empty for an ordinary run.';
 COMMENT ON COLUMN nightlabel.run_drift.images IS 'Labels that the run recorded.';
 COMMENT ON COLUMN nightlabel.run_drift.dead IS 'Dead letters that the run recorded.';
-COMMENT ON COLUMN nightlabel.run_drift.nights IS 'Runs before that it was compared with; days, from before runs were counted.';
+COMMENT ON COLUMN nightlabel.run_drift.nights IS 'Runs before, of the same model and source, that it was compared with, or that are known if these are too few.';
 COMMENT ON COLUMN nightlabel.run_drift.images_before IS 'Labels of these together.';
 COMMENT ON COLUMN nightlabel.run_drift.js_distance IS 'Jensen-Shannon distance of the label mixes, 0 (the same) to 1; labels that are rare in a night of this size count as one.';
 COMMENT ON COLUMN nightlabel.run_drift.js_ordinary IS 'An ordinary night of this size reaches this at most.';
