@@ -526,7 +526,7 @@ CREATE FUNCTION nightlabel.outcomes_detached() RETURNS SETOF text
     ORDER BY c.relname
 $$;
 
-CREATE FUNCTION nightlabel.record_review(wanted_bucket text, wanted_key text, right_label text, who text, why text DEFAULT ''::text, wanted_etag text DEFAULT NULL::text, into_golden_set text DEFAULT 'default'::text) RETURNS bigint
+CREATE FUNCTION nightlabel.record_review(wanted_bucket text, wanted_key text, right_label text, who text, why text DEFAULT ''::text, wanted_etag text DEFAULT NULL::text, into_golden_set text DEFAULT 'review'::text) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'nightlabel', 'pg_temp'
     AS $$
@@ -539,6 +539,9 @@ DECLARE
 BEGIN
     IF coalesce(who, '') = '' THEN
         RAISE EXCEPTION 'a review needs the name of its reviewer';
+    END IF;
+    IF btrim(coalesce(into_golden_set, '')) = '' THEN
+        RAISE EXCEPTION 'a review needs the name of the golden set that it goes to; leave it out for the set review';
     END IF;
     PERFORM FROM nightlabel.object AS o
     WHERE o.bucket = wanted_bucket AND o.object_key = wanted_key AND o.gone_at IS NULL
@@ -595,8 +598,12 @@ BEGIN
     INSERT INTO nightlabel.golden_image AS g (golden_set, bucket, object_key, etag, label_id, origin)
     VALUES (into_golden_set, wanted_bucket, wanted_key, seen.etag, given_id, 'review')
     ON CONFLICT (golden_set, bucket, object_key) DO UPDATE
-    SET etag = excluded.etag, label_id = excluded.label_id, origin = excluded.origin, added_by = excluded.added_by,
-        added_at = excluded.added_at;
+    SET etag = excluded.etag, label_id = excluded.label_id, added_by = excluded.added_by, added_at = excluded.added_at
+    WHERE g.origin = 'review';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the golden set % has the object % from a CSV file, which no review overwrites; name another set, or correct the file and load it again',
+            quote_literal(into_golden_set), quote_literal(wanted_key);
+    END IF;
     RETURN made;
 END
 $$;
@@ -1106,7 +1113,7 @@ COMMENT ON COLUMN nightlabel.gate_check.model_sha256 IS 'SHA-256 over the candid
 
 COMMENT ON COLUMN nightlabel.gate_check.golden_set IS 'Name of the golden set.';
 
-COMMENT ON COLUMN nightlabel.gate_check.golden_sha256 IS 'SHA-256 over the golden set as it was: another image or label in it makes the check one of the past.';
+COMMENT ON COLUMN nightlabel.gate_check.golden_sha256 IS 'SHA-256 over the images of the golden set that judge, as they were: another one, or another label, makes the check one of the past.';
 
 COMMENT ON COLUMN nightlabel.gate_check.golden_images IS 'Golden images that were judged, by both models where there was a production model.';
 
@@ -1177,12 +1184,13 @@ CREATE TABLE nightlabel.gate_threshold (
     changed_by text DEFAULT SESSION_USER NOT NULL,
     changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     reason text NOT NULL,
-    CONSTRAINT gate_threshold_confidence_check CHECK (((confidence >= (0.5)::double precision) AND (confidence < (1)::double precision))),
-    CONSTRAINT gate_threshold_max_loss_check CHECK (((max_loss > (0)::double precision) AND (max_loss < (1)::double precision))),
+    CONSTRAINT gate_threshold_check CHECK (((min_golden_images >= 100) OR (min_agreement >= (0.5)::double precision))),
+    CONSTRAINT gate_threshold_confidence_check CHECK (((confidence >= (0.8)::double precision) AND (confidence < (1)::double precision))),
+    CONSTRAINT gate_threshold_max_loss_check CHECK (((max_loss > (0)::double precision) AND (max_loss <= (0.2)::double precision))),
     CONSTRAINT gate_threshold_max_slowdown_check CHECK (((max_slowdown >= (0)::double precision) AND (max_slowdown < (1)::double precision))),
     CONSTRAINT gate_threshold_max_unreadable_check CHECK (((max_unreadable >= (0)::double precision) AND (max_unreadable < (1)::double precision))),
     CONSTRAINT gate_threshold_min_agreement_check CHECK (((min_agreement >= (0)::double precision) AND (min_agreement <= (1)::double precision))),
-    CONSTRAINT gate_threshold_min_compared_images_check CHECK ((min_compared_images >= 1)),
+    CONSTRAINT gate_threshold_min_compared_images_check CHECK ((min_compared_images >= 30)),
     CONSTRAINT gate_threshold_min_golden_images_check CHECK ((min_golden_images >= 0)),
     CONSTRAINT gate_threshold_min_top1_check CHECK (((min_top1 >= (0)::double precision) AND (min_top1 <= (1)::double precision)))
 );
@@ -1193,7 +1201,7 @@ COMMENT ON COLUMN nightlabel.gate_threshold.model_name IS 'Name of the model, wh
 
 COMMENT ON COLUMN nightlabel.gate_threshold.golden_set IS 'The golden set that judges it.';
 
-COMMENT ON COLUMN nightlabel.gate_threshold.min_golden_images IS 'From how many golden images on top-1 is judged; fewer fail the check. 0: no golden set is needed.';
+COMMENT ON COLUMN nightlabel.gate_threshold.min_golden_images IS 'From how many golden images on top-1 is judged; fewer fail the check. 0: no golden set is needed. Below 100 only with a min_agreement of at least 0.5.';
 
 COMMENT ON COLUMN nightlabel.gate_threshold.max_unreadable IS 'Largest share of the golden set that may be missing, overwritten or undecodable, 0 to 1.';
 
@@ -1239,7 +1247,7 @@ COMMENT ON COLUMN nightlabel.golden_image.etag IS 'ETag of the version that has 
 
 COMMENT ON COLUMN nightlabel.golden_image.label_id IS 'Stable id of the right label.';
 
-COMMENT ON COLUMN nightlabel.golden_image.origin IS 'csv: loaded from a file. review: the label of a reviewer.';
+COMMENT ON COLUMN nightlabel.golden_image.origin IS 'csv: loaded from a file. review: the label of a reviewer, which judges nothing: what is reviewed was picked by low scores.';
 
 COMMENT ON COLUMN nightlabel.golden_image.added_by IS 'The login that gave the row as it is.';
 
@@ -2354,7 +2362,7 @@ COMMENT ON COLUMN nightlabel.run_quality.low_score IS 'Below this a score counte
 
 COMMENT ON COLUMN nightlabel.run_quality.low_scores IS 'Labels with a low score.';
 
-COMMENT ON COLUMN nightlabel.run_quality.nights IS 'Runs before that it was compared with; days, from before runs were counted.';
+COMMENT ON COLUMN nightlabel.run_quality.nights IS 'Runs before, of the same model and source, that it was compared with, or that are known if these are too few.';
 
 COMMENT ON COLUMN nightlabel.run_quality.images_before IS 'Labels of these together.';
 
@@ -2445,7 +2453,7 @@ COMMENT ON COLUMN nightlabel.run_drift.images IS 'Labels that the run recorded.'
 
 COMMENT ON COLUMN nightlabel.run_drift.dead IS 'Dead letters that the run recorded.';
 
-COMMENT ON COLUMN nightlabel.run_drift.nights IS 'Runs before that it was compared with; days, from before runs were counted.';
+COMMENT ON COLUMN nightlabel.run_drift.nights IS 'Runs before, of the same model and source, that it was compared with, or that are known if these are too few.';
 
 COMMENT ON COLUMN nightlabel.run_drift.images_before IS 'Labels of these together.';
 
