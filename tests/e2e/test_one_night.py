@@ -99,6 +99,7 @@ def test_too_many_dead_letters_fail_the_run_after_everything_is_recorded(running
     assert "max_dead_ratio is 0.4; see dead_letter_open; most often not_an_image (1)" in night.log("report")
 
 
+@pytest.mark.full
 def test_labels_that_moved_fail_the_report_if_they_are_to_and_never_the_run(running: RunningStack):
     bucket = running.new_bucket()
     quality = {"quality_action": "fail", "quality_min_images": 30}

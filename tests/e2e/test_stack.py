@@ -125,6 +125,7 @@ def launched(stack: Commands) -> subprocess.Popen[str]:
     return launcher
 
 
+@pytest.mark.full
 def test_a_part_of_airflow_that_dies_is_started_again_and_one_that_dies_often_stops_everything(stack: Commands):
     launcher = launched(stack)
     processes = stack.processes()
@@ -145,6 +146,7 @@ def test_a_part_of_airflow_that_dies_is_started_again_and_one_that_dies_often_st
     assert not [identity for identity in processes if identity.is_alive]
 
 
+@pytest.mark.full
 def test_postgres_that_dies_is_named_and_the_others_stop(stack: Commands):
     launcher = launched(stack)
     processes = stack.processes()

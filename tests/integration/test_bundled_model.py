@@ -207,6 +207,7 @@ def test_a_good_store_is_left_alone(default_model_store: ModelStore, manifest: M
 
 
 @pytest.mark.full
+@pytest.mark.full
 def test_two_processes_heal_a_damaged_model_at_once_and_get_the_same_bytes(
     default_model_store: ModelStore, manifest: Manifest, tmp_path: Path
 ) -> None:
