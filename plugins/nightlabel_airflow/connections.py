@@ -138,11 +138,14 @@ def default_source(*, bucket: str, prefix: str) -> Source:
 
 
 def open_settings(conn_id: str = RESULTS_CONNECTION, *, purpose: str = "the results database") -> Settings:
-    """Read the settings: the database from a connection, the rest from this worker's environment."""
+    """Read the settings: the database from a connection, the rest from this worker's environment.
+
+    Without the share of a shadow: the Dag's form has it, and one that is none must not stop a night.
+    """
     from inference.settings import read_settings
 
     connection = get_connection(conn_id, kind="postgres", purpose=purpose)
-    return read_settings(database_url=database_url(connection))
+    return read_settings(database_url=database_url(connection), shadow_share=0.0)
 
 
 def open_owner_settings() -> Settings:

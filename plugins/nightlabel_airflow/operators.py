@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from inference.errors import (
     TransientError,
 )
 from nightlabel_airflow.notes import NOTE_KEY
+from nightlabel_airflow.params import SHARE_VARIABLE, share_in
 from nightlabel_airflow.pools import MISSING_POOLS_KEY, MISSING_POOLS_TASK
 
 if TYPE_CHECKING:
@@ -118,6 +120,8 @@ class DiscoverOperator(BaseOperator):
 
         params = context["params"]
         check_conf(context["dag_run"].conf, context["dag"].params)  # Airflow has merged the run's into `params`
+        if "shadow_share" in params and (warning := share_warning(os.environ)) is not None:
+            self.log.warning("%s", warning)
         source = connections.default_source(bucket=params["bucket"], prefix=params["prefix"])
         request = self.request_of(params, bucket=source.bucket, prefix=source.prefix, context=context)
         settings = connections.open_settings()
@@ -520,6 +524,16 @@ def check_conf(conf: Mapping[str, Any] | None, params: Mapping[str, Any]) -> Non
             f"the run's configuration names {', '.join(map(repr, unknown))}, which is no parameter of this Dag; "
             f"there are {', '.join(params)}"
         )
+
+
+def share_warning(environment: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the share of scheduled runs that the environment names, or None."""
+    if share_in(environment) is not None:
+        return None
+    return (
+        f"{SHARE_VARIABLE} is {environment[SHARE_VARIABLE]!r} and counts as 0, so that no scheduled run has a shadow; "
+        "give a share from 0 to 1, or unset it"
+    )
 
 
 def missing_pools_message(pools: Sequence[str]) -> str:

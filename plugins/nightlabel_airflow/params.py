@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from airflow.sdk import Param
 
-from inference.errors import SettingsError
-
 WITHOUT_NUL = r"^[^\x00]*$"
 """No database stores it as text."""
+
+SHARE_VARIABLE = "NIGHTLABEL_SHADOW_SHARE"
 
 OBJECT_ADDRESS = r"^(s3://[^/\x00]+/[^\x00]+)?$"
 """An object in a bucket: a path would be looked for on whichever worker runs the task."""
@@ -117,24 +117,30 @@ def rate_params(section: str) -> dict[str, Param]:
     }
 
 
+def share_in(environment: Mapping[str, str]) -> float | None:
+    """Return the share that ``NIGHTLABEL_SHADOW_SHARE`` names: 0 if it is unset or empty, None if it is no share."""
+    text = environment.get(SHARE_VARIABLE, "").strip() or "0"
+    try:
+        share = float(text)
+    except ValueError:
+        return None
+    return share if 0 <= share <= 1 else None  # NaN is not, either
+
+
 def shadow_params(section: str, environment: Mapping[str, str]) -> dict[str, Param]:
     """Return the parameter that says what share of a run's images the shadow model looks at.
+
+    A variable that is no share counts as 0, of which ``discover`` warns: a comparison must not keep the nights from
+    being labelled.
 
     Args:
         section: Of the form.
         environment: Environment variables; ``NIGHTLABEL_SHADOW_SHARE`` is the default of scheduled runs.
-
-    Raises:
-        ParamValidationError: the variable is no share, as Airflow shows above the list of Dags.
     """
-    default = environment.get("NIGHTLABEL_SHADOW_SHARE", "").strip() or "0"
-    try:
-        share = float(default)
-    except ValueError:
-        raise SettingsError(f"NIGHTLABEL_SHADOW_SHARE is {default!r}; give a share from 0 to 1, or unset it") from None
+    share = share_in(environment)
     return {
         "shadow_share": Param(
-            share,
+            share or 0.0,
             type="number",
             minimum=0,
             maximum=1,

@@ -6,13 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from airflow.sdk import TriggerRule
+from airflow.sdk import Connection, TriggerRule
 from airflow.sdk.exceptions import ParamValidationError
+from nightlabel_airflow import connections
+from nightlabel_airflow.operators import share_warning
 from nightlabel_airflow.params import shadow_params
 from nightlabel_airflow.retries import RETRY_BY_ERROR
 from nightlabel_airflow.timetables import NightlyTimetable
 
-from inference.errors import SettingsError
 from inference.settings import Settings
 from inference.types import QUALITY_THRESHOLDS, RunRequest
 
@@ -223,6 +224,16 @@ def test_the_environment_sets_the_share_of_scheduled_runs(value, share):
     assert shadow_params("x", environment)["shadow_share"].value == share
 
 
-def test_a_share_that_is_none_is_said_by_its_name():
-    with pytest.raises(SettingsError, match="NIGHTLABEL_SHADOW_SHARE is 'half'; give a share from 0 to 1"):
-        shadow_params("x", {"NIGHTLABEL_SHADOW_SHARE": "half"})
+@pytest.mark.parametrize("value", ["half", "1.5", "-0.1", "nan", "0,5"])
+def test_a_share_that_is_none_never_stops_the_nights(value, monkeypatch):
+    """It counts as 0 where the Dag is read, nothing where a task reads its settings, and ``discover`` warns."""
+    environment = {"NIGHTLABEL_SHADOW_SHARE": value}
+    assert shadow_params("x", environment)["shadow_share"].value == 0
+    warning = share_warning(environment)
+    assert warning is not None
+    assert warning.startswith(f"NIGHTLABEL_SHADOW_SHARE is {value!r} and counts as 0")
+    assert share_warning({"NIGHTLABEL_SHADOW_SHARE": "0.5"}) is share_warning({}) is None
+    monkeypatch.setenv("NIGHTLABEL_SHADOW_SHARE", value)
+    database = Connection(conn_id="results_db", conn_type="postgres", host="h", schema="d")
+    monkeypatch.setattr(connections, "get_connection", lambda *_args, **_kwargs: database)
+    assert connections.open_settings().shadow_share == 0
