@@ -7,8 +7,9 @@ view `shadow_daily` says how often both models agree on the same images.
 
 **When it runs.** `classify_images` starts it after a run that succeeded, if its `shadow_share` is above 0 and the
 alias `shadow` names a model other than the run's. It is a Dag of its own, so that a nightly run never waits for it
-and is never red because of it; paused, it starts nothing. By hand: with the `run_id` of a run whose manifest is still
-there, some days after its end.
+and is never red because of it. While this Dag is paused, as a new one may be, no run of it is started. One that waited
+until a day after the end of its night is skipped. By hand: with the `run_id` of a run whose manifest is still there,
+some days after its end.
 
 **Which images.** Of those that the run has labelled, a share that is drawn from each image's id: the same images
 whichever night, run or model, and a larger share holds every image of a smaller one.

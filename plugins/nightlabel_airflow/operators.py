@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
@@ -27,8 +28,6 @@ from nightlabel_airflow.params import SHARE_VARIABLE, share_in
 from nightlabel_airflow.pools import MISSING_POOLS_KEY, MISSING_POOLS_TASK
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from airflow.sdk import Context
 
     from inference.judging import Verdict
@@ -56,6 +55,12 @@ PLAN_KEY = "plan"
 REPORT_TASK = "report"
 SHADOW_TASK = "shadow"
 SHADOW_DAG = "shadow_images"
+SHADOW_RUN = "shadow_of__"
+"""How the ids of the runs begin that ``classify_images`` starts there; those that somebody starts have others."""
+LATEST_SHADOW = timedelta(days=1)
+"""After the end of a night its shadow is not begun any more, unless somebody asks for it."""
+LATE_KEY = "late"
+"""XCom that says why ``discover`` was skipped, for the report."""
 MOST_SHADOW_MINUTES = 300
 """Largest ``max_minutes`` of that Dag."""
 
@@ -104,12 +109,14 @@ class DiscoverOperator(BaseOperator):
         """Plan the run of this Dag run; again if it is tried again or cleared.
 
         Raises:
+            AirflowSkipException: nobody needs it any more; says why.
             PoolMissingError: a task of this run would never be scheduled.
             ConfigurationError: somebody has to change something; see the message.
             StaleAttemptError: a newer try of this task has planned the run; nothing was written.
             TransientError: the store or the database does not answer.
         """
         from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_KEY, XCOM_SKIPMIXIN_SKIPPED
+        from airflow.sdk.exceptions import AirflowSkipException
 
         from inference import wiring
         from nightlabel_airflow import connections
@@ -127,6 +134,9 @@ class DiscoverOperator(BaseOperator):
         settings = connections.open_settings()
         store = connections.open_store(settings)
         with connections.open_sink(settings) as sink:
+            if (late := self.too_late(request, sink, context)) is not None:
+                ti.xcom_push(key=LATE_KEY, value=late)
+                raise AirflowSkipException(late)
             plan = wiring.discover(request, store=store, sink=sink)
 
         self.log.info("%s", plan_text(plan, request))
@@ -142,6 +152,10 @@ class DiscoverOperator(BaseOperator):
     def request_of(self, params: Mapping[str, Any], *, bucket: str, prefix: str, context: Context) -> RunRequest:
         """Return what the trigger form asks for; arguments as of ``request_from``."""
         return request_from(params, bucket=bucket, prefix=prefix, context=context)
+
+    def too_late(self, request: RunRequest, sink: PostgresSink, context: Context) -> str | None:
+        """Return why the run is not to be planned any more, or None."""
+        return None
 
 
 class DiscoverDeadLettersOperator(DiscoverOperator):
@@ -187,6 +201,22 @@ class DiscoverSampleOperator(DiscoverOperator):
         request = super().request_of(params, bucket=bucket, prefix=prefix, context=context)
         return replace(request, shadow=sample_from(params), time_budget_s=params["max_minutes"] * 60.0)
 
+    def too_late(self, request: RunRequest, sink: PostgresSink, context: Context) -> str | None:
+        """Return that its night is long over, if it was the night that asked: the run waited, as in a paused Dag.
+
+        Raises:
+            RunUnknownError: there is no such run to look at.
+        """
+        if request.shadow is None or not context["dag_run"].run_id.startswith(SHADOW_RUN):
+            return None
+        ended_at = sink.read_summary(request.shadow.run_id).finished_at
+        if ended_at is None or datetime.now(UTC) - ended_at < LATEST_SHADOW:
+            return None
+        return (
+            f"run {request.shadow.run_id} ended at {ended_at:%Y-%m-%d %H:%M} UTC, more than a day ago, so its shadow "
+            "is left out; trigger this Dag with that run_id to have it all the same"
+        )
+
 
 class ShadowOperator(BaseOperator):
     """Start a shadow run of what this run has labelled, in a Dag of its own, and wait for nothing.
@@ -220,11 +250,15 @@ class ShadowOperator(BaseOperator):
             raise AirflowSkipException("no model holds the alias shadow")
         if str(model) == f"{main.model_name}@{main.model_version}":
             raise AirflowSkipException(f"the alias shadow names {model}, the model of the run itself")
+        if context["ti"].get_dag(SHADOW_DAG).is_paused:  # its runs would pile up, and all begin when it goes on
+            raise AirflowSkipException(
+                f"the Dag {SHADOW_DAG} is paused; unpause it, then clear this task for its shadow"
+            )
         params, dag_run = context["params"], context["dag_run"]
         source = connections.default_source(bucket=params["bucket"], prefix=params["prefix"])
         raise DagRunTriggerException(
             trigger_dag_id=SHADOW_DAG,
-            dag_run_id=f"shadow_of__{dag_run.run_id}",
+            dag_run_id=f"{SHADOW_RUN}{dag_run.run_id}",
             conf={
                 "bucket": source.bucket, "prefix": source.prefix, "run_id": str(main.run_id),
                 "share": params["shadow_share"], "max_minutes": min(settings.shadow_minutes, MOST_SHADOW_MINUTES),
@@ -350,12 +384,17 @@ class ReportOperator(BaseOperator):
         """Return the counts of the run.
 
         Raises:
+            AirflowSkipException: nothing was to be planned any more.
             RunUnknownError: nothing was planned, since ``discover`` failed.
             ShardsUnfinishedError: some shards ran out of retries.
             TooManyDeadError: more dead letters than the run allows.
             LabelsMovedError: the labels are not like those of the nights before, and the run is to fail for that.
         """
+        from airflow.sdk.exceptions import AirflowSkipException
+
         plan = context["ti"].xcom_pull(task_ids="discover", key=PLAN_KEY)
+        if plan is None and (late := context["ti"].xcom_pull(task_ids="discover", key=LATE_KEY)):
+            raise AirflowSkipException(late)
         if plan is None:
             raise RunUnknownError(
                 "Nothing was planned, so nothing was classified: the task 'discover' did not succeed, "

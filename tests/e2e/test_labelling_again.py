@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 import pytest
 
 from inference.models import registry
@@ -19,7 +20,7 @@ from inference.types import ModelId
 from inference.wiring import open_sink
 from local_stack.processes import wait_until
 from local_stack.samples import PHOTOS, photo_bytes
-from tests.e2e.nights import Night
+from tests.e2e.nights import AirflowRun, Night
 from tests.e2e.stacks import RunningStack, stack_of_its_own
 
 pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(600)]
@@ -119,3 +120,31 @@ def test_a_shadow_that_fails_leaves_the_night_as_its_report_says(running: Runnin
         assert night.row()["state"] == "success"
     finally:
         shutil.move(hidden, store.folder_of(other))
+
+
+def test_shadows_do_not_pile_up_while_their_dag_is_paused(running: RunningStack):
+    bucket = running.new_bucket()
+    running.put(bucket, "b.png", photo_bytes(PHOTOS[0]))
+    settings = read_settings(database_url=running.stack.login("nightlabel_owner").url())
+    with open_sink(settings) as sink, sink.asking() as connection:
+        registry.name_alias(connection, registry.PRODUCTION, NEWER, reason="a test")
+        registry.name_alias(connection, registry.SHADOW, BUNDLED_MODEL, reason="a test")
+    running.api.patch(f"{SHADOW}?update_mask=is_paused", {"is_paused": True})
+    try:
+        night = Night(running, bucket=bucket, shadow_share=1)
+        assert (night.state, night.states()["shadow"]) == ("success", {"skipped"})
+        assert "the Dag shadow_images is paused" in night.log("shadow")
+    finally:
+        running.api.patch(f"{SHADOW}?update_mask=is_paused", {"is_paused": False})
+
+    run_id = str(night.summary()["run_id"])
+    sql = "UPDATE nightlabel.run SET finished_at = finished_at - interval '25 hours' WHERE run_id = %s"
+    with psycopg.connect(running.stack.login("nightlabel_owner").url()) as connection:
+        connection.execute(sql, [run_id])
+    conf = {"bucket": bucket, "run_id": run_id, "share": 1}
+    running.api.post(f"{SHADOW}/dagRuns", {"logical_date": None, "conf": conf, "dag_run_id": "shadow_of__waited"})
+    waited = AirflowRun(running, "shadow_of__waited", dag=SHADOW)
+    waited.wait()
+    assert (set.union(*waited.states().values()), waited.row()["state"]) == ({"skipped"}, "success")
+    asked = AirflowRun.trigger(running, dag=SHADOW, **conf)
+    assert (asked.wait(), asked.states()["report"]) == ("success", {"success"}), "somebody wants it all the same"

@@ -166,8 +166,12 @@ def test_the_plan_of_labelling_again_says_how_much_and_how_long_also_as_a_note()
 class Reported:
     """The task instance of the shadow's start: what the report of its run has said."""
 
-    def __init__(self, counts: dict[str, Any] | None) -> None:
-        self.counts = counts
+    def __init__(self, counts: dict[str, Any] | None, *, is_paused: bool = False) -> None:
+        self.counts, self.is_paused = counts, is_paused
+
+    def get_dag(self, dag_id: str) -> SimpleNamespace:
+        assert dag_id == "shadow_images"
+        return SimpleNamespace(is_paused=self.is_paused)
 
     def xcom_pull(self, *, task_ids: str) -> dict[str, Any] | None:
         assert task_ids == "report"
@@ -177,7 +181,9 @@ class Reported:
 SUCCEEDED = {"state": "succeeded", "labelled": 120, "run_id": str(RUN_ID)}
 
 
-def start_shadow(monkeypatch: pytest.MonkeyPatch, counts: dict[str, Any] | None, model: ModelId | None) -> None:
+def start_shadow(
+    monkeypatch: pytest.MonkeyPatch, counts: dict[str, Any] | None, model: ModelId | None, *, is_paused: bool = False
+) -> None:
     """Run the task as it is after a report, where ``model`` holds the alias."""
     sink = SimpleNamespace(read_summary=lambda run_id: summary(run_id=run_id))
     monkeypatch.setattr("inference.wiring.find_shadow", lambda _sink: model)
@@ -185,7 +191,11 @@ def start_shadow(monkeypatch: pytest.MonkeyPatch, counts: dict[str, Any] | None,
     monkeypatch.setattr("nightlabel_airflow.connections.open_sink", lambda _settings: nullcontext(sink))
     source = SimpleNamespace(bucket="photos", prefix="in/")
     monkeypatch.setattr("nightlabel_airflow.connections.default_source", lambda **_given: source)
-    context = {**a_context("classify_images"), "ti": Reported(counts), "params": {**PARAMS, "shadow_share": 0.25}}
+    context = {
+        **a_context("classify_images"),
+        "ti": Reported(counts, is_paused=is_paused),
+        "params": {**PARAMS, "shadow_share": 0.25},
+    }
     operators.ShadowOperator(task_id="shadow").execute(context)
 
 
@@ -216,6 +226,40 @@ def test_after_a_run_that_succeeded_its_shadow_is_started_once_for_the_run(monke
 def test_where_there_is_nothing_to_compare_no_shadow_is_started(monkeypatch: pytest.MonkeyPatch, counts, model, reason):
     with pytest.raises(AirflowSkipException, match=reason):
         start_shadow(monkeypatch, counts, model)
+
+
+def test_while_its_dag_is_paused_no_shadow_is_put_in_line(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(AirflowSkipException, match="the Dag shadow_images is paused; unpause it, then clear this task"):
+        start_shadow(monkeypatch, SUCCEEDED, ModelId("lite2", "1"), is_paused=True)
+
+
+@pytest.mark.parametrize(
+    ("dag_run_id", "ended", "is_late"),
+    [
+        ("shadow_of__scheduled__1", timedelta(hours=25), True),
+        ("shadow_of__scheduled__1", timedelta(hours=23), False),
+        ("shadow_of__scheduled__1", None, False),
+        ("manual__1", timedelta(days=5), False),
+    ],
+    ids=["long over", "just over", "not over", "somebody asks for it"],
+)
+def test_a_shadow_that_waited_until_its_night_was_long_over_is_skipped(dag_run_id, ended, is_late):
+    finished_at = None if ended is None else datetime.now(UTC) - ended
+    sink: Any = SimpleNamespace(read_summary=lambda run_id: summary(run_id=run_id, finished_at=finished_at))
+    context: Any = {"dag_run": SimpleNamespace(run_id=dag_run_id)}
+    operator = operators.DiscoverSampleOperator(task_id="discover", task_of_device={})
+
+    late = operator.too_late(RunRequest("photos", shadow=ShadowSample(RUN_ID, 0.1)), sink, context)
+
+    assert (late is not None) == is_late
+    assert late is None or late.startswith(f"run {RUN_ID} ended at ")
+
+
+def test_the_report_of_a_run_that_was_left_out_is_skipped_and_not_red():
+    told = {operators.PLAN_KEY: None, operators.LATE_KEY: "more than a day ago"}
+    context: Any = {"ti": SimpleNamespace(xcom_pull=lambda *, task_ids, key: told[key])}
+    with pytest.raises(AirflowSkipException, match="more than a day ago"):
+        operators.ReportOperator(task_id="report").execute(context)
 
 
 def test_a_time_that_is_none_is_refused_by_its_name():
