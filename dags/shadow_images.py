@@ -15,12 +15,13 @@ some days after its end.
 whichever night, run or model, and a larger share holds every image of a smaller one.
 
 **How long it takes.** `max_minutes` at most: as many images are planned as that is likely to do for, by what this
-deployment did of late, and a shard that is at work when the time is up ends after its batch.
+deployment did of late, and 1,000 at most where the model is new to it. A shard that is at work when the time is up ends
+after its batch, and the run succeeds with what it got to.
 
 **What it needs.** What `classify_images` needs. Its shards leave free slots of the pools to those of that Dag.
 
 **What the counts mean.** As there. `discovered` is the sample, `already_done` those with an outcome by the shadow
-model, `deferred` those for which the time is not likely to do.
+model, `deferred` those for which the time was not likely to do, or did not.
 
 **When it is red.** The line that begins with a code in brackets, such as `[model_unknown]`, in the log of the first red
 task. Nothing hangs on it.

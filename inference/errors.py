@@ -326,12 +326,6 @@ class RunInterruptedError(ShardError):
     code = "interrupted"
 
 
-class TimeIsUpError(ShardError):
-    """The run has used up its time budget; what was recorded stays."""
-
-    code = "time_is_up"
-
-
 class TooManyDeadError(ShardError):
     """More dead letters than the run allows; their outcomes are written all the same."""
 

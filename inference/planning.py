@@ -22,7 +22,7 @@ MAX_SHARD_IMAGES: Final = 180_000
 
 
 IMAGES_AT_UNKNOWN_SPEED: Final = 1_000
-"""Images of a run with a time budget where nobody knows how fast it is going to be."""
+"""Most images of a run with a time budget where nobody knows how fast its model is."""
 
 SHARE_OF_BUDGET: Final = 0.8
 """Of a time budget, for work: the rest is for starting, and for a machine that is slower than of late."""
@@ -81,13 +81,15 @@ def images_within(time_budget_s: float | None, speed: Speed | None) -> int | Non
 
     Args:
         time_budget_s: Seconds from the start of the run.
-        speed: How fast runs were of late; None where nobody knows, so that the run is kept small and finds it out.
+        speed: How fast runs were of late. Where nobody knows how fast this model is, the run is kept small and finds it
+            out: what other models did is no more than another bound.
     """
     if time_budget_s is None:
         return None
     if speed is None:
         return IMAGES_AT_UNKNOWN_SPEED
-    return max(1, math.floor(speed.images_per_second * time_budget_s * SHARE_OF_BUDGET))
+    likely = max(1, math.floor(speed.images_per_second * time_budget_s * SHARE_OF_BUDGET))
+    return likely if speed.is_of_model else min(likely, IMAGES_AT_UNKNOWN_SPEED)
 
 
 def images_to_plan(

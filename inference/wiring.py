@@ -24,7 +24,6 @@ from inference.errors import (
     SettingsError,
     ShardError,
     ShardsUnfinishedError,
-    TimeIsUpError,
     TooManyDeadError,
     TransientError,
     WorkerDiedError,
@@ -47,6 +46,7 @@ from inference.types import (
     RunRules,
     RunSummary,
     ShadowSample,
+    Shard,
     ShardStats,
 )
 
@@ -297,6 +297,8 @@ def run_shard(
 ) -> ShardStats:
     """Classify what is left of one shard of a planned run; safe to call again after any failure.
 
+    Once the run's time is up nothing more of it is begun; what it has not got to is counted as deferred.
+
     Args:
         run_id: The run.
         shard_number: Which of its shards.
@@ -309,7 +311,6 @@ def run_shard(
 
     Raises:
         TooManyDeadError: more dead letters than the run allows; their outcomes are written.
-        TimeIsUpError: the run has used up its time budget; what was recorded stays.
         DeviceUnavailableError: the run wants a GPU and this worker has none.
         InferenceError: as ``ShardRunner.run``.
     """
@@ -321,15 +322,16 @@ def run_shard(
     from inference.watchdog import Watchdog
 
     rules = sink.read_rules(run_id)
-    check_time_left(rules)
     shard = sink.claim_shard(run_id, shard_number)
+    if not has_time_left(rules):
+        return cut_shard(shard, sink)
     rate = rules.images_per_second
 
     def count(images: int) -> None:
         if progress is not None:
             progress(images)
-        if rules.seconds_left is not None:
-            check_time_left(sink.read_rules(run_id))
+        if rules.seconds_left is not None and not has_time_left(sink.read_rules(run_id)):
+            raise _TimeIsUp
 
     try:
         device = available_device(shard.device, allow_cpu_fallback=rules.allow_cpu_fallback)
@@ -368,7 +370,10 @@ def run_shard(
             memory=memory,
             pacer=None if rate is None else Pacer(partial(sink.reserve_turns, shard), SystemClock(), time.sleep),
         )
-        stats = runner.run(shard)
+        try:
+            stats = runner.run(shard)
+        except _TimeIsUp:
+            stats = cut_shard(shard, sink)
     if not rules.allows(stats):
         reasons = reasons_text(sink.top_reasons(run_id, shard_number))
         raise TooManyDeadError(
@@ -378,16 +383,24 @@ def run_shard(
     return stats
 
 
-def check_time_left(rules: RunRules) -> None:
-    """Refuse to begin, or to go on with, a shard of a run whose time is up.
+class _TimeIsUp(Exception):  # noqa: N818 - no error: another run does the rest
+    """The run has used up its time budget in the middle of a shard."""
 
-    Raises:
-        TimeIsUpError: it is.
-    """
-    if rules.seconds_left is not None and rules.seconds_left <= 0:
-        raise TimeIsUpError(
-            "the run has used up the time that it was given; what was recorded stays, and the rest is left unfinished"
-        )
+
+def has_time_left(rules: RunRules) -> bool:
+    """Return whether a run may begin, or go on with, a shard: it has no time budget, or has not used it up."""
+    return rules.seconds_left is None or rules.seconds_left > 0
+
+
+def cut_shard(shard: Shard, sink: PostgresSink) -> ShardStats:
+    """Close a shard of a run whose time is up; see ``PostgresSink.cut_shard``."""
+    stats = sink.cut_shard(shard)
+    logger.info(
+        "The time that the run was given is up: %d images of shard %d are deferred, and what was recorded stays",
+        shard.images - stats.images,
+        shard.shard_number,
+    )
+    return stats
 
 
 def finish_run(run_id: UUID, *, sink: PostgresSink) -> RunSummary:

@@ -75,7 +75,7 @@ COMMENT ON COLUMN nightlabel.shard.plan_number IS 'The plan of the run that the 
 COMMENT ON COLUMN nightlabel.shard.shard_number IS 'Number of the shard in its plan, from 0.';
 COMMENT ON COLUMN nightlabel.shard.device IS 'cpu or gpu: the queue that works on it.';
 COMMENT ON COLUMN nightlabel.shard.state IS 'planned, running, done, or superseded: by a later plan, or since maintenance made one row of a plan''s shards.';
-COMMENT ON COLUMN nightlabel.shard.images IS 'Image refs in the shard.';
+COMMENT ON COLUMN nightlabel.shard.images IS 'Image refs in the shard; without those that were deferred since the time was up.';
 COMMENT ON COLUMN nightlabel.shard.labelled IS 'Labels recorded by the shard, the copied ones included.';
 COMMENT ON COLUMN nightlabel.shard.copied IS 'Labels taken over from equal content instead of computed.';
 COMMENT ON COLUMN nightlabel.shard.dead IS 'Dead letters recorded by the shard.';

@@ -762,12 +762,25 @@ class PostgresSink:
         Raises:
             StaleAttemptError: a newer attempt has taken over.
         """
+        return self._close_shard(shard, "finish_shard", _seconds(seconds))
 
-        def finish() -> dict[str, Any] | None:
+    def cut_shard(self, shard: Shard) -> ShardStats:
+        """Mark the shard as done though the run's time is up before it is: what is left of it is the run's deferred.
+
+        Returns:
+            Its counts over all attempts; ``images`` is without those that were deferred.
+
+        Raises:
+            StaleAttemptError: a newer attempt has taken over.
+        """
+        return self._close_shard(shard, "cut_shard", {})
+
+    def _close_shard(self, shard: Shard, how: str, values: dict[str, float]) -> ShardStats:
+        def close() -> dict[str, Any] | None:
             with self._connection.cursor(row_factory=dict_row) as cursor:
-                return cursor.execute(statement("finish_shard"), {**_attempt(shard), **_seconds(seconds)}).fetchone()
+                return cursor.execute(statement(how), {**_attempt(shard), **values}).fetchone()
 
-        row = self._retried(finish)
+        row = self._retried(close)
         if row is None:
             raise StaleAttemptError(
                 f"attempt {shard.attempt} of shard {shard.shard_number} of run {shard.run_id} was taken over before "

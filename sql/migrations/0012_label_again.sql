@@ -5,6 +5,10 @@ ALTER TABLE nightlabel.run ADD COLUMN expected_s real, ADD COLUMN shadow_of uuid
 COMMENT ON COLUMN nightlabel.run.expected_s IS 'Seconds that the images to classify were likely to take when the run was planned; null if nobody knew, or asked.';
 COMMENT ON COLUMN nightlabel.run.shadow_of IS 'The run whose images a shadow model looks at in this one, for comparison only; null for every other run.';
 
+-- A shard that a run with a time budget has not got to by its end has no images left: they are the run's deferred.
+-- shard_counts_are_within_images still keeps them from being fewer than none.
+ALTER TABLE nightlabel.shard DROP CONSTRAINT shard_images_check;
+
 -- One row a run and not one a worker, so that the workers need not know of each other: each takes a second's turns at a
 -- time. Room on its page for the next version, so that no index is written.
 CREATE TABLE nightlabel.run_pace (

@@ -1,6 +1,7 @@
 -- How fast runs on a device were in the last 30 days: of a model if there were any, else of others. Images computed a
 -- second, from the first shard's beginning to the last one's end, over the five largest: a night of three images says
--- little of an hour's work. Runs that kept to a rate say nothing of it. At most one row.
+-- little of an hour's work. Runs whose time was up count as well, by what they got to; those that kept to a rate say
+-- nothing of it. At most one row.
 WITH run AS (
     SELECT r.run_id, r.plan_number, r.model_id = %(model_id)s AS is_of_model
     FROM nightlabel.run AS r
@@ -18,6 +19,7 @@ timed AS (
             extract(epoch FROM max(s.finished_at) - min(s.started_at))::double precision AS seconds
         FROM nightlabel.shard AS s
         WHERE s.run_id = run.run_id AND s.plan_number = run.plan_number AND s.device = %(device)s
+            AND s.labelled + s.dead > 0 -- not one that only found the time up
     ) AS work
     WHERE work.images > 0 AND work.seconds > 0
 )

@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from inference import wiring
-from inference.errors import ModelInUseError, ModelUnknownError, SettingsError, StaleAttemptError, TimeIsUpError
+from inference.errors import ModelInUseError, ModelUnknownError, SettingsError, StaleAttemptError
 from inference.pacing import CATCH_UP_S, Pacer
 from inference.sinks.postgres import PostgresSink
 from inference.sinks.statements import statement
-from inference.types import LabelFilter, Plan, RunRequest, Speed, StageSeconds, Turns
+from inference.types import LabelFilter, Plan, RunRequest, ShardStats, Speed, StageSeconds, Turns
 from local_stack.processes import wait_until
 from tests.fakes import FakeClock, FakeHandle, FakeStore
 from tests.ledger import BUCKET, Ledger, Pages, dead_letter, listed, prediction
@@ -430,30 +430,46 @@ def test_at_a_slow_rate_what_was_fetched_is_recorded_while_the_next_turn_is_wait
     assert (stats.labelled, next(begun)) == (20, 20)
 
 
-def test_a_run_whose_time_is_up_ends_and_what_it_recorded_stays(ledger: Ledger):
+def test_what_a_run_has_not_got_to_when_its_time_is_up_is_deferred(ledger: Ledger):
     store = FakeStore({f"{number:03}": png(RED, str(number)) for number in range(120)})
     settings = ledger.settings.model_copy(update={"batch_size": 1, "window": 4})
-    request = RunRequest(BUCKET, time_budget_s=3600.0)
+    request = RunRequest(BUCKET, time_budget_s=3600.0, shard_size=60)
     plan = ledger.sink.plan_run(request, Pages(store.list_pages(BUCKET, "")))
+    assert plan.shards == (0, 1)
 
     def times_up(_images: int) -> None:
         ledger.execute("UPDATE nightlabel.run SET started_at = started_at - interval '2 hours'")
 
-    def work() -> None:
-        wiring.run_shard(
-            plan.run_id, 0, store=store, sink=ledger.sink, settings=settings, progress=times_up,
+    def work(shard_number: int) -> ShardStats:
+        return wiring.run_shard(
+            plan.run_id, shard_number, store=store, sink=ledger.sink, settings=settings, progress=times_up,
             load=lambda *_: FakeHandle(),
         )  # fmt: skip
 
-    with pytest.raises(TimeIsUpError, match="what was recorded stays, and the rest is left unfinished"):
-        work()
+    stats = work(0)
     recorded = len(ledger.latest())
-    assert 0 < recorded < 120
-    with pytest.raises(TimeIsUpError):
-        work()
+    assert 0 < recorded < 60
+    assert (stats.images, stats.labelled) == (recorded, recorded)
+    assert ledger.summary(plan.run_id)["deferred"] == 60 - recorded
+    assert work(0) == stats, "cleared, it has nothing more to begin, and counts nothing twice"
+    assert work(1).images == 0, "what had not begun does not begin"
     summary = ledger.sink.finish_run(plan.run_id)
-    assert (summary.state, summary.labelled, summary.unfinished) == ("failed", recorded, 120 - recorded)
-    assert len(ledger.latest()) == recorded, "the second attempt began nothing"
+    assert (summary.state, summary.labelled, summary.deferred, summary.unfinished) == (
+        "succeeded", recorded, 120 - recorded, 0,
+    )  # fmt: skip
+    assert ledger.summary(plan.run_id)["discovered"] == 120, "and the books balance"
+    assert len(ledger.latest()) == recorded
+    rest = ledger.sink.plan_run(RunRequest(BUCKET), Pages(store.list_pages(BUCKET, "")))
+    assert rest.to_classify == 120 - recorded, "another run does it"
+
+
+def test_an_attempt_that_was_taken_over_defers_nothing(ledger: Ledger):
+    plan = ledger.plan(listed("a"), time_budget_s=100.0)
+    stale = ledger.sink.claim_shard(plan.run_id, 0)
+    ledger.sink.claim_shard(plan.run_id, 0)
+    with pytest.raises(StaleAttemptError):
+        ledger.sink.cut_shard(stale)
+    assert ledger.summary(plan.run_id)["unfinished"] == 1
 
 
 # How long

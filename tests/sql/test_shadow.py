@@ -14,7 +14,7 @@ from inference import wiring
 from inference.errors import RunUnknownError, SettingsError
 from inference.models.registry import SHADOW, name_alias
 from inference.planning import IMAGES_AT_UNKNOWN_SPEED, SHARE_OF_BUDGET
-from inference.types import LabelFilter, ModelId, Plan, RunRequest, ShadowSample, image_id
+from inference.types import LabelFilter, ModelId, Plan, RunRequest, ShadowSample, Speed, image_id
 from tests.ledger import BUCKET, Ledger, dead_letter, listed, prediction
 
 pytestmark = pytest.mark.integration
@@ -121,6 +121,26 @@ def test_its_time_bounds_what_it_takes(ledger: Ledger, night: Plan):
     assert (plan.to_classify, plan.deferred) == (int(2 * 50 * SHARE_OF_BUDGET), 199 - int(2 * 50 * SHARE_OF_BUDGET))
     ledger.execute("UPDATE nightlabel.run SET state = 'failed'")
     assert shadow(ledger, night, time_budget_s=50.0, dry_run=True).to_classify == min(199, IMAGES_AT_UNKNOWN_SPEED)
+
+
+def test_what_ended_by_its_time_says_how_fast_the_model_is(ledger: Ledger, night: Plan):
+    """Else a slow model would be planned at other models' speed every night, and never get through."""
+    plan = shadow(ledger, night, time_budget_s=100.0, shard_size=50)
+    for number in plan.shards:
+        shard = ledger.sink.claim_shard(plan.run_id, number)
+        if number == 0:
+            ledger.record(shard, 1, [prediction(ref) for ref in ledger.refs(shard)[:5]])
+        ledger.sink.cut_shard(shard)
+    assert ledger.sink.finish_run(plan.run_id).state == "succeeded"
+    assert ledger.summary(plan.run_id)["deferred"] == 194
+    sql = "UPDATE nightlabel.shard SET {} WHERE run_id = %s AND shard_number {} 0"
+    ledger.execute(sql.format("started_at = finished_at - interval '100 seconds'", "="), plan.run_id)
+    ledger.execute(sql.format("finished_at = finished_at + interval '1 hour'", ">"), plan.run_id)
+
+    next_night = shadow(ledger, night, time_budget_s=100.0, dry_run=True)
+
+    assert next_night.speed == Speed(0.05, is_of_model=True), "and what only found the time up says nothing of it"
+    assert (next_night.already_done, next_night.to_classify, next_night.deferred) == (5, 4, 190)
 
 
 def test_a_sample_that_cannot_mean_anything_is_refused(ledger: Ledger, night: Plan):

@@ -69,6 +69,8 @@ def test_a_time_budget_takes_what_it_is_likely_to_do_for():
     assert images_within(60.0, Speed(50.0, is_of_model=True)) == 2_400
     assert images_within(60.0, None) == IMAGES_AT_UNKNOWN_SPEED
     assert images_within(1.0, Speed(0.01, is_of_model=False)) == 1
+    assert images_within(60.0, Speed(5.0, is_of_model=False)) == 240
+    assert images_within(60.0, Speed(500.0, is_of_model=False)) == IMAGES_AT_UNKNOWN_SPEED, "it may be a slow model"
     assert images_to_plan(5_000, max_images=None, budget=2_400) == 2_400
     assert images_to_plan(5_000, max_images=100, budget=2_400) == 100
 
