@@ -13,7 +13,7 @@ ALTER TABLE nightlabel.shard DROP CONSTRAINT shard_images_check;
 -- time. Room on its page for the next version, so that no index is written.
 CREATE TABLE nightlabel.run_pace (
     run_id             uuid              PRIMARY KEY,
-    images_per_second  double precision  NOT NULL CHECK (images_per_second > 0),
+    images_per_second  double precision  NOT NULL CHECK (images_per_second BETWEEN 0.01 AND 100000),
     free_at            timestamptz
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE  nightlabel.run_pace IS 'Runs that keep to a rate: their workers take turns from here, whatever their number.';

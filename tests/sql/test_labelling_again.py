@@ -392,6 +392,14 @@ def test_the_shards_of_a_run_see_the_rate_and_a_change_of_it(ledger: Ledger):
     assert ledger.sink.reserve_turns(shard, 1).images_per_second == 3.0
 
 
+@pytest.mark.parametrize("rate", ["0", "0.009", "-1", "100001", "'Infinity'", "'NaN'", "NULL"])
+def test_a_running_runs_rate_may_not_become_one_that_no_run_could_ask_for(ledger: Ledger, rate: str):
+    ledger.execute("INSERT INTO nightlabel.run_pace (run_id, images_per_second) VALUES (gen_random_uuid(), 100000)")
+    with pytest.raises((psycopg.errors.CheckViolation, psycopg.errors.NotNullViolation)):
+        ledger.execute(f"UPDATE nightlabel.run_pace SET images_per_second = {rate}")
+    ledger.execute("UPDATE nightlabel.run_pace SET images_per_second = 0.01")
+
+
 def test_a_run_that_keeps_to_a_rate_labels_every_image_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
     """Through the whole of a worker, at a rate that costs the test half a second."""
     store = FakeStore({f"{number:02}": png(RED, str(number)) for number in range(12)})
