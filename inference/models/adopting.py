@@ -25,6 +25,7 @@ from inference.errors import ImageError, ModelConversionError, ModelExecutionErr
 from inference.models.agreement import INT8, measure_agreement, photo_crops
 from inference.models.convert import LITERT_NAME, SAVED_MODEL_NAME
 from inference.models.families import UNIT, Settled, settle
+from inference.models.graphs import check_graph
 from inference.models.hub import fetch_handle
 from inference.models.labels import fit_labels
 from inference.models.manifest import InputScale, Manifest, Origin
@@ -53,25 +54,6 @@ ADOPTER_VERSION: Final = "1"
 
 _COLOURS: Final = 3
 _SIGNATURE: Final = "serving_default"
-
-_OUTSIDE_OPS: Final = frozenset(
-    {
-        *("ReadFile", "WriteFile", "MatchingFiles", "WholeFileReaderV2", "TextLineReaderV2", "TFRecordReaderV2"),
-        *("FixedLengthRecordReaderV2", "IdentityReaderV2", "PrintV2", "Print", "FileSystemSetConfiguration"),
-        *(
-            "PyFunc",
-            "PyFuncStateless",
-            "EagerPyFunc",
-            "TensorToFile",
-            "SaveDatasetV2",
-            "LoadDataset",
-            "Save",
-            "SaveSlices",
-        ),
-        *("TFRecordDataset", "TextLineDataset", "FixedLengthRecordDatasetV2", "DebugIdentityV2", "RegisterDataset"),
-    }
-)
-"""Operations by which a graph reaches beyond its input, weights and output; no classifier needs one."""
 
 
 def adopt(
@@ -293,7 +275,7 @@ def _network_of(tf: ModuleType, found: FetchedSource, source: str) -> _Network:
     if found.kind == "keras":
         return _network_of_keras(found.path, source)
     is_hub_format = (found.path / HUB_FORMAT_FILE).exists()
-    _check_graph(found.path, source)
+    check_graph(found.path, source)
     try:
         # TensorFlow 1's Hub format keeps several graphs; the one to predict with has no tags.
         loaded = tf.saved_model.load(str(found.path), tags=[] if is_hub_format else None)
@@ -346,31 +328,6 @@ def _size_of(scoring: Scoring, source: str) -> tuple[int | None, int | None]:
             "expected float32 (any, height, width, 3): a batch of any size; export it again with that signature"
         )
     return shape[1], shape[2]
-
-
-def _check_graph(folder: Path, source: str) -> None:
-    """Refuse a SavedModel whose graph reads or writes files, prints, or calls Python."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    parsed = saved_model_pb2.SavedModel()
-    try:
-        parsed.ParseFromString((folder / "saved_model.pb").read_bytes())
-    except DecodeError as error:
-        raise ModelSourceError(
-            f"{source} holds a damaged saved_model.pb ({error}); fetch or export it again"
-        ) from error
-    outside = {
-        node.op
-        for graph in parsed.meta_graphs
-        for node in (*graph.graph_def.node, *(n for f in graph.graph_def.library.function for n in f.node_def))
-        if node.op in _OUTSIDE_OPS
-    }
-    if outside:
-        raise ModelSourceError(
-            f"the graph of {source} has the operations {', '.join(sorted(outside))}, which reach beyond the model and "
-            "no classifier needs; export it without them"
-        )
 
 
 class _Module:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import tarfile
 import threading
 import time
@@ -193,6 +194,38 @@ def hub_format(tf: Any, folder: Path, columns: int) -> Path:
     return folder
 
 
+UNWANTED_OPERATIONS = (
+    "DatasetToTFRecord",
+    "SaveV2",
+    "RestoreV2",
+    "WriteFile",
+    "ReadFile",
+    "EagerPyFunc",
+    "CSVDataset",
+    "InitializeTableFromTextFileV2",
+    "PrintV2",
+    "Save",
+    "XlaCallModule",
+    "RpcCall",
+    "NobodyKnowsThis",
+)
+"""A few of each kind that no classifier needs."""
+
+
+def with_operation(model: Path, operation: str) -> Path:
+    """Copy a SavedModel, with one operation more in its serving function."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    copy = model.with_name(f"{model.name}_{operation}")
+    shutil.copytree(model, copy)
+    parsed = saved_model_pb2.SavedModel.FromString((copy / "saved_model.pb").read_bytes())
+    library = parsed.meta_graphs[0].graph_def.library
+    [called] = [f for f in library.function if "signature_wrapper" in f.signature.name]
+    called.node_def.add(name="more", op=operation)
+    (copy / "saved_model.pb").write_bytes(parsed.SerializeToString())
+    return copy
+
+
 def keras_model(tf: Any) -> Any:
     import keras
 
@@ -370,6 +403,8 @@ def _saved_models(tf: Any, models: Path, adoptions: Adoptions) -> None:
     }
     for case, body in bodies.items():
         adoptions.adopt(case, str(network.save(models / case, body)))
+    for operation in UNWANTED_OPERATIONS:
+        adoptions.adopt(f"has_{operation}", str(with_operation(models / "five", operation)))
     one = tf.TensorSpec((1, SIDE, SIDE, 3), tf.float32)
     adoptions.adopt("batch_of_one", str(network.save(models / "one", None, one)))
     planes = tf.TensorSpec((None, 3, SIDE, SIDE), tf.float32)
