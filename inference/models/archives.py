@@ -6,8 +6,11 @@ comes out is bounded, however small the archive is.
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
 import io
+import lzma
 import stat
 import tarfile
 import zipfile
@@ -15,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from inference.errors import ModelSourceError
 
@@ -27,21 +30,34 @@ MAX_BYTES: Final = 16 * 1024**3
 
 _PIECE_BYTES: Final = 1024 * 1024
 
-_BROKEN: Final = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_HEADER_BYTES: Final = 1024 * 1024
+"""Most bytes of what a tar archive says of one file; a name and its times take some 1,500."""
+
+_ALL_HEADERS_BYTES: Final = 32 * 1024 * 1024
+_GLOBAL_HEADERS: Final = 1_000
+
+_ZIP: Final = b"PK\x03\x04"
+_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
+
+_BROKEN: Final = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, NotImplementedError, RuntimeError),
+)
 """What reading a damaged or encrypted archive raises, besides OSError and ValueError."""
 
 
 def is_archive(path: Path) -> bool:
     """Return whether a file is a tar archive, compressed or not, or a zip archive, by its content."""
     with path.open("rb") as file:
-        start = file.read(4)
-    if start == b"PK\x03\x04":
-        return True
-    try:
-        with tarfile.open(path):
+        if file.read(len(_ZIP)) == _ZIP:
             return True
+    # The first header alone, not by tarfile.open: that reads whatever the archive says that its headers hold.
+    try:
+        with _unpacked(path) as stream:
+            tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
     except (*_BROKEN, OSError, ValueError):
         return False
+    return True
 
 
 def extract(archive: Path, folder: Path, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> None:
@@ -57,7 +73,7 @@ def extract(archive: Path, folder: Path, *, max_files: int = MAX_FILES, max_byte
         ModelSourceError: a name that leads out of the folder, a link, a device, a name twice, too much, or damaged.
     """
     with archive.open("rb") as file:
-        is_zip = file.read(2) == b"PK"
+        is_zip = file.read(2) == _ZIP[:2]
     bounds = _Bounds(archive, folder, max_files, max_bytes)
     with _reading(archive):
         if is_zip:
@@ -104,21 +120,88 @@ class _Bounds:
     def refuse_kind(self, name: str, kind: str) -> ModelSourceError:
         return self._refused(f"the entry {name[:100]!r}, which is {kind} and no file")
 
+    def refuse_headers(self) -> ModelSourceError:
+        return self._refused(
+            f"headers of more than {_HEADER_BYTES:,} bytes for one file, or {_ALL_HEADERS_BYTES:,} for all, which no "
+            "model has"
+        )
+
     def _refused(self, what: str) -> ModelSourceError:
         return ModelSourceError(f"the archive {self._archive.name} holds {what}; pack the model anew from its files")
 
 
+def _unpacked(archive: Path) -> IO[bytes]:
+    """Open an archive, decompressed if it begins as gzip, bzip2 or xz do."""
+    with archive.open("rb") as file:
+        start = file.read(len(_XZ))
+    if start.startswith(_GZIP):
+        return cast("IO[bytes]", gzip.open(archive))
+    if start.startswith(_BZIP2):
+        return cast("IO[bytes]", bz2.open(archive))
+    if start.startswith(_XZ):
+        return cast("IO[bytes]", lzma.open(archive))
+    return archive.open("rb")
+
+
+class _Bounded:
+    """The stream that tarfile reads. It reads a header whole, however long that says it is, unless this refuses."""
+
+    def __init__(self, stream: IO[bytes], bounds: _Bounds) -> None:
+        self._stream, self._bounds = stream, bounds
+        self._all_left = _ALL_HEADERS_BYTES
+        self._left: int | None = _HEADER_BYTES
+
+    def expect_header(self) -> None:
+        """What is read from now on is what the archive says of its next file."""
+        self._left = _HEADER_BYTES
+
+    def expect_content(self) -> None:
+        """What is read from now on is a file's content, which is bounded where it is written."""
+        self._left = None
+
+    def read(self, size: int = -1) -> bytes:
+        if self._left is not None:
+            if not 0 <= size <= min(self._left, self._all_left):
+                raise self._bounds.refuse_headers()
+            self._left -= size
+            self._all_left -= size
+        try:
+            return self._stream.read(size)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise tarfile.ReadError(str(error)) from error  # gzip's and bzip2's own, for what is damaged
+
+    def seek(self, offset: int) -> int:
+        return self._stream.seek(offset)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
 def _extract_tar(archive: Path, bounds: _Bounds) -> None:
-    with tarfile.open(archive) as tar:
-        for entry in tar:
-            target = bounds.place(entry.name)
-            if entry.isdir() or target is None:
-                continue
-            if not entry.isreg():
-                raise bounds.refuse_kind(entry.name, "a link" if entry.issym() or entry.islnk() else "a device")
-            source = tar.extractfile(entry)
-            with source if source is not None else io.BytesIO() as stream:
-                bounds.write(stream, target, entry.name)
+    with _unpacked(archive) as stream:
+        bounded = _Bounded(stream, bounds)
+        with tarfile.open(fileobj=cast("IO[bytes]", bounded), mode="r:") as tar:
+            while (entry := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # else all headers are kept till the end
+                if len(tar.pax_headers) > _GLOBAL_HEADERS:
+                    raise bounds.refuse_headers()
+                bounded.expect_content()
+                _extract_entry(tar, entry, bounds)
+                bounded.expect_header()
+
+
+def _extract_entry(tar: tarfile.TarFile, entry: tarfile.TarInfo, bounds: _Bounds) -> None:
+    target = bounds.place(entry.name)
+    if entry.isdir() or target is None:
+        return
+    if not entry.isreg() or entry.issparse():
+        kinds = {tarfile.SYMTYPE: "a link", tarfile.LNKTYPE: "a link"}
+        raise bounds.refuse_kind(entry.name, "sparse" if entry.issparse() else kinds.get(entry.type, "a device"))
+    source = tar.extractfile(entry)
+    with source if source is not None else io.BytesIO() as stream:
+        bounds.write(stream, target, entry.name)
 
 
 def _extract_zip(archive: Path, bounds: _Bounds) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from inference.errors import ModelSourceError
+from inference.models import archives
 from inference.models.archives import extract, is_archive
 
 
@@ -156,3 +159,57 @@ def test_what_is_no_archive_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no archive at all")
 
     assert not is_archive(tmp_path / "text")
+
+
+def headers(kind: bytes, *sizes: int) -> bytes:
+    """Extended headers of a tar archive, which say nothing and take many bytes."""
+    blocks = []
+    for size in sizes:
+        info = special("long", kind)
+        info.size = size
+        blocks += [info.tobuf(tarfile.USTAR_FORMAT), bytes(size + -size % tarfile.BLOCKSIZE)]
+    return b"".join(blocks)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("sizes", [(64_000_000,), (600_000, 600_000)], ids=["one", "in_a_row"])
+def test_a_long_header_is_refused_before_it_is_read(
+    tmp_path: Path, target: Path, kind: bytes, sizes: tuple[int, ...]
+) -> None:
+    bomb = tmp_path / "bomb.tar.gz"
+    with gzip.open(bomb, "wb", compresslevel=1) as packed:
+        packed.write(headers(kind, *sizes))
+    assert bomb.stat().st_size < 500_000
+
+    tracemalloc.start()
+    try:
+        assert is_archive(bomb)
+        with pytest.raises(ModelSourceError, match="headers of more than 1,048,576 bytes for one file"):
+            extract(bomb, target)
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+    assert below(target) == {}
+
+
+def test_headers_of_all_files_together_are_bounded(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "_ALL_HEADERS_BYTES", 100_000)
+    with pytest.raises(ModelSourceError, match="or 100,000 for all"):
+        extract(tar(tmp_path / "many.tar", *((f"{number}{'n' * 200}", b"") for number in range(90))), target)
+
+
+@pytest.mark.parametrize("mode", ["w:bz2", "w:xz", "w:gz"])
+def test_long_names_and_every_compression_are_read(tmp_path: Path, target: Path, mode: str) -> None:
+    name = "/".join(["variables" * 10] * 4)
+    archive = tar(tmp_path / "model", (name, b"weights" * 1_000), ("more", b"x" * tarfile.BLOCKSIZE), mode=mode)
+
+    assert is_archive(archive)
+    extract(archive, target)
+    assert below(target) == {name: b"weights" * 1_000, "more": b"x" * tarfile.BLOCKSIZE}
+
+
+def test_a_sparse_file_is_refused(tmp_path: Path, target: Path) -> None:
+    with pytest.raises(ModelSourceError, match="which is sparse and no file"):
+        extract(tar(tmp_path / "sparse.tar", special("holes", tarfile.GNUTYPE_SPARSE)), target)
