@@ -50,6 +50,12 @@ class WorkerDiedError(TransientError):
     code = "worker_died"
 
 
+class ModelSourceUnavailableError(TransientError):
+    """Where a model is fetched from does not answer, asks for patience, or broke off; nothing is registered."""
+
+    code = "model_source_unavailable"
+
+
 class ImageGoneError(InferenceError):
     """This image version was deleted, overwritten or forgotten since the listing; the next one finds what is there."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from inference.engines.tensorflow import import_tensorflow
-from inference.errors import ModelError, ModelSourceError
+from inference.errors import ModelError, ModelSourceError, ModelSourceUnavailableError
 from inference.models.archives import MAX_BYTES
 from inference.models.source_files import without_query
 
@@ -37,10 +37,44 @@ _MEANINGS: Final = {
     429: "it was asked too often: try again later",
 }
 
+_PATIENCE: Final = frozenset({408, 429})
+"""HTTP's words for trying again, besides 500 and above."""
+
+_NO_SUCH_NAME: Final = frozenset(
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_FAIL") if hasattr(socket, name)
+)
+
 OFFLINE: Final = (
     "on a machine without internet fetch the archive elsewhere (the handle with ?tf-hub-format=compressed) and "
     "register the file or its s3:// address; behind a proxy set HTTPS_PROXY"
 )
+
+
+class SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a handle over HTTPS alone, one step in the middle included; plain HTTP only from plain HTTP."""
+
+    def __init__(self, handle: str) -> None:
+        self._handle = handle
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: Any,  # noqa: ANN401 - as urllib has it
+        code: int,
+        msg: str,
+        headers: Any,  # noqa: ANN401
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Return what to ask for next.
+
+        Raises:
+            ModelSourceError: it would be asked for over something less safe than the handle.
+        """
+        scheme = urllib.parse.urlsplit(newurl).scheme.lower()
+        if scheme not in ({"http", "https"} if self._handle.startswith("http:") else {"https"}):
+            way = "plain HTTP, where anybody on the way can change it" if scheme == "http" else f"{scheme[:20]!r}"
+            raise ModelSourceError(f"{without_query(self._handle)} leads to {way}; fetch it by hand")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def fetch_handle(handle: str, target: Path, progress: Callable[[str], None], *, max_bytes: int = MAX_BYTES) -> str:
@@ -53,7 +87,8 @@ def fetch_handle(handle: str, target: Path, progress: Callable[[str], None], *, 
         max_bytes: Most bytes that are taken.
 
     Raises:
-        ModelSourceError: it is refused, not there, out of reach or too large; says which.
+        ModelSourceError: it is refused, not there, of a name that nobody knows, not to be trusted or too large.
+        ModelSourceUnavailableError: it does not answer, asks for patience, or broke off; later it may work.
         ModelError: TensorFlow or tensorflow-hub is not installed.
     """
     import_tensorflow()
@@ -80,7 +115,10 @@ def fetch_handle(handle: str, target: Path, progress: Callable[[str], None], *, 
             return bool(self.is_http_protocol(handle))
 
         def _call_urlopen(self, request: urllib.request.Request) -> Any:  # noqa: ANN401
-            return urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=self._context)  # noqa: S310
+            opener = urllib.request.build_opener(
+                urllib.request.HTTPSHandler(context=self._context), SafeRedirects(handle)
+            )
+            return opener.open(request, timeout=_TIMEOUT_S)
 
     keeping = KeepingResolver()
     resolver.add_implementation(keeping)
@@ -88,8 +126,9 @@ def fetch_handle(handle: str, target: Path, progress: Callable[[str], None], *, 
     try:
         tensorflow_hub.resolve(handle)
     except urllib.error.HTTPError as error:
-        meaning = _MEANINGS.get(error.code, "try again later" if error.code >= 500 else "correct the handle")
-        raise ModelSourceError(f"{shown} answered with HTTP {error.code} {error.reason}; {meaning}") from error
+        meaning = _MEANINGS.get(error.code, "try again later" if _is_passing(error.code) else "correct the handle")
+        kind = ModelSourceUnavailableError if _is_passing(error.code) else ModelSourceError
+        raise kind(f"{shown} answered with HTTP {error.code} {error.reason}; {meaning}") from error
     except urllib.error.URLError as error:
         raise _unreachable(handle, error.reason) from error
     except (OSError, http.client.HTTPException) as error:
@@ -100,8 +139,6 @@ def fetch_handle(handle: str, target: Path, progress: Callable[[str], None], *, 
 def _keep(response: Any, target: Path, handle: str, progress: Callable[[str], None], max_bytes: int) -> str:  # noqa: ANN401
     """Write an answer to a file, and return its SHA-256."""
     shown = without_query(handle)
-    if handle.startswith("https:") and not response.geturl().startswith("https:"):
-        raise ModelSourceError(f"{shown} leads to plain HTTP, where anybody on the way can change it; fetch it by hand")
     announced = response.headers.get("Content-Length", "")
     total = f" of {int(announced) / 1e6:.1f}" if announced.isdecimal() else ""
     digest, size, told = hashlib.sha256(), 0, time.monotonic()
@@ -116,7 +153,7 @@ def _keep(response: Any, target: Path, handle: str, progress: Callable[[str], No
                 told = time.monotonic()
                 progress(f"fetching {shown}: {size / 1e6:.1f}{total} MB")
     if announced.isdecimal() and size != int(announced):
-        raise ModelSourceError(
+        raise ModelSourceUnavailableError(
             f"{shown} sent {size:,} of the {int(announced):,} bytes that it announced; register it again"
         )
     kind = response.headers.get_content_type()
@@ -127,14 +164,20 @@ def _keep(response: Any, target: Path, handle: str, progress: Callable[[str], No
     return digest.hexdigest()
 
 
-def _unreachable(handle: str, reason: object) -> ModelSourceError:
+def _is_passing(status: int) -> bool:
+    return status in _PATIENCE or status >= 500
+
+
+def _unreachable(handle: str, reason: object) -> ModelSourceError | ModelSourceUnavailableError:
     host = urllib.parse.urlsplit(handle).hostname
-    if isinstance(reason, ssl.SSLError):
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        why = getattr(reason, "reason", None) or reason
         return ModelSourceError(
-            f"the certificate of {host} does not hold ({reason.reason or reason}); name the authority that signed it "
-            "with SSL_CERT_FILE"
+            f"the certificate of {host} does not hold ({why}); name the authority that signed it with SSL_CERT_FILE"
         )
-    words = (
-        "its name is not known here" if isinstance(reason, socket.gaierror) else str(reason) or type(reason).__name__
-    )
-    return ModelSourceError(f"{host} cannot be reached for {without_query(handle)} ({words}); {OFFLINE}")
+    if isinstance(reason, socket.gaierror) and reason.errno in _NO_SUCH_NAME:
+        return ModelSourceError(
+            f"{host} cannot be reached for {without_query(handle)} (its name is not known here); {OFFLINE}"
+        )
+    words = str(reason) or type(reason).__name__
+    return ModelSourceUnavailableError(f"{host} cannot be reached for {without_query(handle)} ({words}); {OFFLINE}")

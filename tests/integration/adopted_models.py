@@ -11,6 +11,8 @@ import io
 import json
 import re
 import shutil
+import socket
+import struct
 import tarfile
 import threading
 import time
@@ -64,7 +66,7 @@ class HubServer(ThreadingHTTPServer):
 
 class _HubHandler(BaseHTTPRequestHandler):
     server: HubServer
-    statuses: ClassVar = {"/forbidden/1": 403, "/missing/1": 404, "/broken/1": 503}
+    statuses: ClassVar = {"/forbidden/1": 403, "/missing/1": 404, "/broken/1": 503, "/slow/1": 408, "/busy/1": 429}
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
@@ -77,6 +79,9 @@ class _HubHandler(BaseHTTPRequestHandler):
             self.send_header("Location", f"/hub/1?{query}")
             self.send_header("Content-Length", "0")
             self.end_headers()
+        elif path == "/reset/1":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
         elif path == "/cut/1" and archive is not None:
             self.send_response(200)
             self.send_header("Content-Length", str(len(archive)))
@@ -358,10 +363,9 @@ def _hub_modules(tf: Any, models: Path, adoptions: Adoptions, server: HubServer,
 
 def _refused_handles(adoptions: Adoptions, server: HubServer) -> None:
     server.archives["/text/1"] = b"this is no archive"
-    for case in ("forbidden", "missing", "broken", "page", "cut", "text"):
+    for case in ("forbidden", "missing", "broken", "slow", "busy", "reset", "page", "cut", "text"):
         adoptions.adopt(case, f"{server.url}/{case}/1", is_handle=True)
     adoptions.adopt("offline", "http://127.0.0.1:9/m/1", is_handle=True)
-    adoptions.adopt("unknown_host", "https://no-such-host.invalid/m/1", is_handle=True)
 
 
 def _digest(folder: Path, data: bytes) -> str:
