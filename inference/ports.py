@@ -102,8 +102,8 @@ class SharedFiles(Protocol):
         """Where they are, for people: ``s3://bucket/prefix``."""
         ...
 
-    def list_files(self) -> Iterator[SharedFile]:
-        """Yield every file.
+    def list_files(self, beginning: str = "") -> Iterator[SharedFile]:
+        """Yield every file, or those whose names have this beginning.
 
         Raises:
             BucketMissingError, StoreCredentialsError, StoreUnavailableError: as in ``ObjectSource.list_pages``.

@@ -37,7 +37,7 @@ from inference.models.store import (
     unknown_here,
 )
 from inference.ports import SharedFiles
-from inference.types import ModelId
+from inference.types import ModelId, SharedFile
 
 logger = logging.getLogger(__name__)
 
@@ -236,17 +236,28 @@ class SharedModelStore(ModelStore):
 
     def _remove_orphans(self) -> None:
         """Remove files that no manifest names: what was left where a registration was killed, or lost to another."""
+        # Another host may finish registering one between the listing and the removal: the first look only spares most
+        # files the second, which is made right before.
         named: dict[ModelId, set[str] | None] = {}
         for file in list(self.files.list_files()):
             match = _FILE.fullmatch(file.name)
-            if not match or datetime.now(UTC) - file.last_modified < _ORPHAN_AGE:
+            if not match or not _is_old(file):
                 continue
-            model = ModelId(match["name"], match["version"])
+            model, digest = ModelId(match["name"], match["version"]), match["digest"]
             if model not in named:
                 named[model] = self._named_digests(model)
-            digests = named[model]
-            if digests is not None and match["digest"] not in digests:
-                self._remove(model, {match["digest"]})
+            if self._lacks(named[model], digest) and self._is_orphan_still(model, digest):
+                self._remove(model, {digest})
+
+    def _is_orphan_still(self, model: ModelId, digest: str) -> bool:
+        """Look again at a file that no manifest named: has it been written anew, or named, meanwhile?"""
+        name = _file(model, digest)
+        is_old = any(_is_old(file) for file in self.files.list_files(name) if file.name == name)
+        return is_old and self._lacks(self._named_digests(model), digest)
+
+    @staticmethod
+    def _lacks(named: set[str] | None, digest: str) -> bool:
+        return named is not None and digest not in named
 
     def _named_digests(self, model: ModelId) -> set[str] | None:
         """Return the digests that a version's manifest names; None if that cannot be told."""
@@ -325,6 +336,10 @@ class SharedModelStore(ModelStore):
 
 def _name(model: ModelId, name: str) -> str:
     return f"{model.name}/{model.version}/{name}"
+
+
+def _is_old(file: SharedFile) -> bool:
+    return datetime.now(UTC) - file.last_modified >= _ORPHAN_AGE
 
 
 def _file(model: ModelId, digest: str) -> str:

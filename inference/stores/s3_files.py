@@ -54,9 +54,9 @@ class S3Files:
         """Where they are: ``s3://bucket/prefix``."""
         return f"s3://{self._bucket}/{self._before}".rstrip("/")
 
-    def list_files(self) -> Iterator[SharedFile]:
-        """Yield every file below the prefix; errors are those of ``S3Store.list_pages``."""
-        for page in self._store.list_pages(self._bucket, self._before):
+    def list_files(self, beginning: str = "") -> Iterator[SharedFile]:
+        """Yield every file below the prefix, or those of this beginning; errors are those of ``S3Store.list_pages``."""
+        for page in self._store.list_pages(self._bucket, self._before + beginning):
             for entry in page:
                 yield SharedFile(entry.key.removeprefix(self._before), entry.size_bytes, entry.last_modified)
 

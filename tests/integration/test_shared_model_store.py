@@ -39,6 +39,7 @@ from inference.settings import Settings, read_settings
 from inference.sinks.migrating import migrate
 from inference.stores.s3 import S3Store
 from inference.stores.s3_files import MODEL_STORE, S3Files
+from inference.types import ModelId
 from local_stack.object_store import EmbeddedObjectStore
 from local_stack.processes import free_ports
 from tests.conftest import Bucket
@@ -326,6 +327,33 @@ def test_files_that_no_manifest_names_are_removed_a_day_later(hosts: Hosts, monk
 
     assert kept - set(hosts.held()) == set(stray)
     hosts().check_store(manifest)
+
+
+@pytest.mark.parametrize("is_named", [True, False], ids=["registered", "being_registered"])
+def test_files_that_are_registered_while_another_host_looks_for_orphans_stay(
+    hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_named: bool
+):
+    manifest = fill(tmp_path / "left", b"great", "2")
+    other = hosts()
+    other._put_files(tmp_path / "left", manifest, manifest.files)  # and was killed, days ago
+    look, looks, anew = SharedModelStore._named_digests, count(1), set[str]()
+
+    def meanwhile(store: SharedModelStore, model: ModelId) -> set[str] | None:
+        named = look(store, model)
+        if next(looks) == 1:
+            if is_named:
+                other.files.put_new("cats/2/manifest.json", manifest.to_json().encode())
+            else:
+                anew.update(file_of(manifest, path) for path in manifest.files)
+        return named
+
+    monkeypatch.setattr(SharedModelStore, "_named_digests", meanwhile)
+    monkeypatch.setattr(shared_store, "_is_old", lambda file: file.name not in anew, raising=False)
+    monkeypatch.setattr(shared_store, "_ORPHAN_AGE", timedelta(0))
+    hosts()._remove_orphans()
+
+    assert next(looks) > 1
+    assert {file_of(manifest, path) for path in manifest.files} <= set(hosts.held())
 
 
 def test_a_manifest_that_is_damaged_is_in_the_way_until_somebody_deletes_it(hosts: Hosts):
