@@ -45,6 +45,7 @@ _LITERT_MAGIC: Final = b"TFL3"
 
 _KAGGLE_FRAMEWORKS: Final = r"(?:tensorFlow2|tensorFlow1|tfLite|keras)"
 _KAGGLE: Final = re.compile(rf"[\w-]+/[\w.-]+/{_KAGGLE_FRAMEWORKS}/[\w.-]+(?:/\d+)?", re.IGNORECASE)
+_KAGGLE_MODELS: Final = "https://www.kaggle.com/models/"
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _MAX_CONFIG_BYTES: Final = 16 * 1024 * 1024
@@ -85,7 +86,7 @@ def hub_handle(source: str, *, has_digest: bool) -> str | None:
     scheme, mark, _ = source.partition("://")
     if not mark:
         if _KAGGLE.fullmatch(source) and not Path(source).exists():
-            return f"https://www.kaggle.com/models/{source}"
+            return f"{_KAGGLE_MODELS}{source}"
         return None
     if scheme == "s3":
         return None
@@ -112,6 +113,28 @@ def hub_handle(source: str, *, has_digest: bool) -> str | None:
     # tensorflow-hub adds this itself.
     query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name != "tf-hub-format"])
     return urlunsplit(parts._replace(query=query, fragment=""))
+
+
+def check_remote(source: str, labels: str | None) -> str:
+    """Return a source that is fetched from elsewhere, a short Kaggle handle written out; a path is refused.
+
+    For whoever may name a source and must not read this machine's files.
+
+    Raises:
+        ModelSourceError: the source is a path or comes over plain HTTP, or the labels are a file here.
+    """
+    if _KAGGLE.fullmatch(source):
+        source = f"{_KAGGLE_MODELS}{source}"
+    if not source.startswith(("https://", "s3://")):
+        raise ModelSourceError(
+            f"the source {without_query(source)!r} is neither a TensorFlow Hub or Kaggle handle (https://…) nor "
+            "s3://bucket/key; put a file into a bucket, or register it with `python -m inference models register`"
+        )
+    if labels and labels != "imagenet" and not labels.startswith("s3://"):
+        raise ModelSourceError(
+            f"the labels {labels!r} are neither imagenet nor s3://bucket/key; put the file into a bucket"
+        )
+    return source
 
 
 def without_query(source: str) -> str:

@@ -15,6 +15,12 @@ OBJECT_ADDRESS = r"^(s3://[^/\x00]+/[^\x00]+)?$"
 """An object in a bucket: a path would be looked for on whichever worker runs the task."""
 
 
+MODEL_ADDRESS = r"^\s*((https|s3)://[^\s/\x00]+/[^\x00]+|[\w-]+/[\w.-]+/[A-Za-z0-9]+/[\w.-]+(/\d+)?)?\s*$"
+"""Where a model may be fetched from: no path, lest the form read the worker's files, and no plain HTTP."""
+
+LABELS_ADDRESS = r"^\s*(imagenet|s3://[^\s/\x00]+/[^\x00]+)?\s*$"
+
+
 def source_params(section: str) -> dict[str, Param]:
     """Return the parameters that say where the images are."""
     return {
@@ -238,17 +244,19 @@ def model_params(which: str, images: str) -> dict[str, Param]:
     return {
         "source": text(
             which,
-            "A TensorFlow Hub or Kaggle handle, or the address of a SavedModel's folder or archive, a .keras or a "
-            ".tflite file. Empty: take the model that is registered already.",
+            "A TensorFlow Hub or Kaggle handle (https://), or the address s3://bucket/key of a SavedModel's folder or "
+            "archive, a .keras or a .tflite file. Empty: take the model that is registered already.",
             longest=2_048,
+            pattern=MODEL_ADDRESS,
         ),
         "name": text(which, "Name of the model: letters, digits, dot, dash and underscore.", longest=128),
         "version": text(which, "Its version; another precision or preprocessing is another version.", longest=128),
         "labels": text(
             which,
-            "imagenet, or the address of a file: CSV with label id and name, or a name on each line. Needed with a "
-            "source.",
+            "imagenet, or the address s3://bucket/key of a file: CSV with label id and name, or a name on each line. "
+            "Needed with a source.",
             longest=2_048,
+            pattern=LABELS_ADDRESS,
         ),
         "licence": text(which, "Licence of the weights. Empty: not stated.", longest=200),
         "sha256": text(

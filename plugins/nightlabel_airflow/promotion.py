@@ -188,12 +188,14 @@ def registration_from(params: Mapping[str, Any]) -> Any:
 
     Raises:
         SettingsError: it names no model, or half of a pair.
+        ModelSourceError: it names a path on the worker, which who may trigger a Dag need not be allowed to read.
     """
+    from inference.models.source_files import check_remote
     from inference.types import RegistrationRequest
 
     model_from(params)
     return RegistrationRequest(
-        source=params["source"].strip(),
+        source=check_remote(params["source"].strip(), params["labels"].strip()),
         name=params["name"].strip(),
         version=params["version"].strip(),
         labels=params["labels"].strip() or None,

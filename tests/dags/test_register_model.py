@@ -83,7 +83,12 @@ def test_the_form_has_every_parameter_described_bounded_and_in_a_section(dag):
     [
         ("name", "a\x00"),
         ("version", None),
-        ("source", "s" * 2_049),
+        ("source", "s3://models/" + "s" * 2_048),
+        ("source", "/etc/passwd"),
+        ("source", "models/cats"),
+        ("source", "http://127.0.0.1:8500/m/1"),
+        ("labels", "/etc/passwd"),
+        ("labels", "https://x.example/labels.txt"),
         ("sha256", "abc"),
         ("resize_filter", "sinc"),
         ("output", "scores"),
@@ -106,6 +111,24 @@ def test_a_value_out_of_bounds_is_refused_before_anything_runs(dag, name, value)
 
     with pytest.raises(ParamValidationError):
         Param(value, description=param.description, **param.schema).resolve()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("source", "https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/classification/5"),
+        ("source", "google/mobilenet-v2/tensorFlow2/100-224-classification/2"),
+        ("source", " s3://models/resnet.tar.gz "),
+        ("source", ""),
+        ("labels", "imagenet"),
+        ("labels", "s3://models/labels.csv"),
+    ],
+)
+def test_what_may_be_fetched_passes(dag, name, value):
+    from airflow.sdk import Param
+
+    param = dag.params.get_param(name)
+    assert Param(value, description=param.description, **param.schema).resolve() == value
 
 
 def test_the_form_as_it_stands_is_valid(dag):

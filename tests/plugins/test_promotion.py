@@ -11,7 +11,7 @@ from nightlabel_airflow.promotion import APPROVE_TASK, CHECK_KEY, CHECK_TASK, RE
 
 import inference.promoting
 import inference.wiring
-from inference.errors import SettingsError
+from inference.errors import ModelSourceError, SettingsError
 from inference.gate.figures import (
     CheckRequest,
     Comparison,
@@ -271,6 +271,34 @@ def test_what_the_form_leaves_empty_is_left_to_the_family():
     assert promotion.registration_from(form) == RegistrationRequest(
         "https://tfhub.dev/x/1", "lite2", "1", family="efficientnet-lite"
     )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "/etc/passwd",
+        "models/cats",
+        "~/cats.tflite",
+        "file:///etc/passwd",
+        "http://127.0.0.1/cats/1",
+        "http://x.example/m",
+    ],
+)
+def test_a_form_reads_no_file_of_the_worker_and_nothing_over_plain_http(source):
+    with pytest.raises(ModelSourceError, match="put a file into a bucket"):
+        promotion.registration_from(PARAMS | SOURCE | {"source": source})
+
+
+@pytest.mark.parametrize("labels", ["/etc/passwd", "labels.txt", "https://x.example/labels.txt"])
+def test_a_form_takes_labels_from_a_bucket_alone(labels):
+    with pytest.raises(ModelSourceError, match="neither imagenet nor s3://bucket/key"):
+        promotion.registration_from(PARAMS | SOURCE | {"labels": labels})
+
+
+def test_a_short_kaggle_handle_never_means_a_folder_of_the_worker():
+    handle = "google/mobilenet-v2/tensorFlow2/100-224/2"
+    request = promotion.registration_from(PARAMS | SOURCE | {"source": handle})
+    assert request.source == f"https://www.kaggle.com/models/{handle}"
 
 
 def test_a_source_is_registered_by_the_library(monkeypatch):
