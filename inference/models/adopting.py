@@ -28,7 +28,7 @@ from inference.models.families import UNIT, Settled, settle
 from inference.models.graphs import check_graph
 from inference.models.hub import fetch_handle
 from inference.models.labels import fit_labels
-from inference.models.manifest import InputScale, Manifest, Origin
+from inference.models.manifest import INSTALLED_PHOTOS, InputScale, Manifest, Origin
 from inference.models.resolve import load_handle
 from inference.models.source_files import (
     HUB_FORMAT_FILE,
@@ -230,7 +230,7 @@ class _Adoption:
         self, settled: Settled, labels: LabelMap, engines: dict[Any, str], made_with: dict[str, str]
     ) -> Manifest:
         mean, scale = settled.input_scale
-        calibration = self.request.calibration or "photos of installed wheels"
+        calibration = self.request.calibration or INSTALLED_PHOTOS
         try:
             return Manifest(
                 name=self.request.name,

@@ -68,6 +68,10 @@ class Agreement(_Strict):
     """Largest difference of any probability."""
 
 
+INSTALLED_PHOTOS: Final = "photos of installed wheels"
+"""What ``Origin.calibration`` says where no photos were given."""
+
+
 class Origin(_Strict):
     """Where a registered model's files come from, and what was said of them; the bundled model has none."""
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from inference.errors import ModelError, ModelFilesError, ModelSourceError, ModelUnknownError, SettingsError
 from inference.models.families import check_preprocessing, settle
 from inference.models.labels import IMAGENET, MAX_LABELS_BYTES, fit_labels, imagenet_labels, read_labels
-from inference.models.manifest import Manifest
+from inference.models.manifest import INSTALLED_PHOTOS, Manifest
 from inference.models.source_files import (
     FetchedSource,
     Progress,
@@ -171,6 +171,8 @@ def _check_same(present: Manifest, request: RegistrationRequest, digest: str, la
         differs = f"its licence is {present.licence}"
     elif (present.precision == "int8") != request.int8:
         differs = f"its precision is {present.precision}"
+    elif request.int8 and origin.calibration != (request.calibration or INSTALLED_PHOTOS):
+        differs = f"its activations were measured on {origin.calibration}"
     else:
         try:
             settled = settle(request, (size.height, size.width), columns)
