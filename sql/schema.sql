@@ -2147,7 +2147,6 @@ CREATE TABLE nightlabel.shard (
     is_isolated boolean DEFAULT false NOT NULL,
     CONSTRAINT shard_counts_are_within_images CHECK (((labelled >= 0) AND (dead >= 0) AND (gone >= 0) AND (done_elsewhere >= 0) AND ((copied >= 0) AND (copied <= labelled)) AND ((((labelled + dead) + gone) + done_elsewhere) <= images))),
     CONSTRAINT shard_device_check CHECK ((device = ANY (ARRAY['cpu'::text, 'gpu'::text]))),
-    CONSTRAINT shard_images_check CHECK ((images > 0)),
     CONSTRAINT shard_in_flight_check CHECK ((in_flight >= 0)),
     CONSTRAINT shard_shard_number_check CHECK ((shard_number >= 0)),
     CONSTRAINT shard_state_check CHECK ((state = ANY (ARRAY['planned'::text, 'running'::text, 'done'::text, 'superseded'::text]))),
@@ -2171,7 +2170,7 @@ COMMENT ON COLUMN nightlabel.shard.attempt IS 'Fencing token: a write that carri
 
 COMMENT ON COLUMN nightlabel.shard.batches IS 'Batches that the present attempt has recorded; a batch is sent with its number and recorded once.';
 
-COMMENT ON COLUMN nightlabel.shard.images IS 'Image refs in the shard.';
+COMMENT ON COLUMN nightlabel.shard.images IS 'Image refs in the shard; without those that were deferred since the time was up.';
 
 COMMENT ON COLUMN nightlabel.shard.labelled IS 'Labels recorded by the shard, the copied ones included.';
 
@@ -2517,7 +2516,7 @@ CREATE TABLE nightlabel.run_pace (
     run_id uuid NOT NULL,
     images_per_second double precision NOT NULL,
     free_at timestamp with time zone,
-    CONSTRAINT run_pace_images_per_second_check CHECK ((images_per_second > (0)::double precision))
+    CONSTRAINT run_pace_images_per_second_check CHECK (((images_per_second >= (0.01)::double precision) AND (images_per_second <= (100000)::double precision)))
 )
 WITH (fillfactor='50');
 
@@ -2525,7 +2524,7 @@ COMMENT ON TABLE nightlabel.run_pace IS 'Runs that keep to a rate: their workers
 
 COMMENT ON COLUMN nightlabel.run_pace.run_id IS 'The run.';
 
-COMMENT ON COLUMN nightlabel.run_pace.images_per_second IS 'Most images that all of its workers together begin in a second; a change holds for a running run within a second or two.';
+COMMENT ON COLUMN nightlabel.run_pace.images_per_second IS 'Most images that all of its workers together begin in a second; a change holds once the turns that its workers have taken are over: two seconds, or a turn for each at less than one a second.';
 
 COMMENT ON COLUMN nightlabel.run_pace.free_at IS 'When the first image may begin that no worker has a turn for yet; null before the first turn.';
 

@@ -18,7 +18,7 @@ CREATE TABLE nightlabel.run_pace (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE  nightlabel.run_pace IS 'Runs that keep to a rate: their workers take turns from here, whatever their number.';
 COMMENT ON COLUMN nightlabel.run_pace.run_id IS 'The run.';
-COMMENT ON COLUMN nightlabel.run_pace.images_per_second IS 'Most images that all of its workers together begin in a second; a change holds for a running run within a second or two.';
+COMMENT ON COLUMN nightlabel.run_pace.images_per_second IS 'Most images that all of its workers together begin in a second; a change holds once the turns that its workers have taken are over: two seconds, or a turn for each at less than one a second.';
 COMMENT ON COLUMN nightlabel.run_pace.free_at IS 'When the first image may begin that no worker has a turn for yet; null before the first turn.';
 
 INSERT INTO nightlabel.schema_compatibility (revision, oldest_code) VALUES ('0012', '0009');
