@@ -11,6 +11,7 @@ from inference import errors
 TRY_AGAIN = {
     "TransientError", "StoreUnavailableError", "SinkUnavailableError", "MemoryLimitError", "WorkerDiedError",
     "RunInterruptedError", "SchemaNewerError", "SchemaOutdatedError", "StaleAttemptError",
+    "ModelSourceUnavailableError",
 }  # fmt: skip
 ERRORS = sorted(
     (error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.InferenceError)),
