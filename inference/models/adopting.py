@@ -22,7 +22,7 @@ from inference.decoding import decode_image
 from inference.engines.scores import ROW_SUM_TOLERANCE
 from inference.engines.tensorflow import Scoring, import_tensorflow, scoring_of
 from inference.errors import ImageError, ModelConversionError, ModelExecutionError, ModelSourceError
-from inference.models.agreement import INT8, measure_agreement, photo_crops
+from inference.models.agreement import INT8, halves, measure_agreement, photo_crops
 from inference.models.convert import LITERT_NAME, SAVED_MODEL_NAME
 from inference.models.families import UNIT, Settled, settle
 from inference.models.graphs import check_graph
@@ -40,7 +40,7 @@ from inference.models.source_files import (
     recognise,
     without_query,
 )
-from inference.models.store import hash_files
+from inference.models.store import hash_file, hash_files
 from inference.ports import ModelHandle
 from inference.types import Label, LabelMap, PixelBatch, Preprocessing, RegistrationRequest
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ADOPTER_VERSION: Final = "1"
+ADOPTER_VERSION: Final = "2"
 """Rises when this module makes other artefacts of the same source."""
 
 _COLOURS: Final = 3
@@ -183,8 +183,11 @@ class _Adoption:
 
         self.progress("converting for LiteRT" + (" in 8 bits" if self.request.int8 else ""))
         measured = None
-        if self.request.int8:
-            measured = _decoded(calibration, reference.preprocessing) if calibration else pixels
+        if self.request.int8 and calibration:
+            measured = _decoded(calibration, reference.preprocessing)
+            golden = _without(golden, calibration)
+        elif self.request.int8:
+            measured, pixels = halves(reference.preprocessing)
         try:
             (self.folder / LITERT_NAME).write_bytes(module.convert(measured))
             engines = {"litert": LITERT_NAME} if self.request.int8 else {"litert": LITERT_NAME, **reference.engines}
@@ -492,6 +495,12 @@ def _decoded(paths: Sequence[str], preprocessing: Preprocessing) -> PixelBatch:
             f"none of the {len(paths)} files given as photos can be decoded; give JPEG or PNG photos"
         )
     return np.stack(pixels)
+
+
+def _without(paths: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return the files that are none of the others, by content."""
+    known = {hash_file(Path(path)) for path in others}
+    return [path for path in paths if hash_file(Path(path)) not in known]
 
 
 def _first_line(error: BaseException) -> str:

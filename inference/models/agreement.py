@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,12 +73,26 @@ def installed_photos() -> list[Path]:
     return found
 
 
-def photo_crops(preprocessing: Preprocessing, count: int = 32) -> PixelBatch:
+def halves(preprocessing: Preprocessing) -> tuple[PixelBatch, PixelBatch]:
+    """Cut real photos into inputs to measure activations on, and into others, of other photos, to compare on.
+
+    What was measured on a photo says how well it does on that photo, and little of how well on others.
+
+    Raises:
+        ModelError: too few photos are installed.
+    """
+    photos = installed_photos()
+    parts = [photo_crops(preprocessing, max(1, len(part)) * len(_CROPS), part) for part in (photos[::2], photos[1::2])]
+    return parts[0], parts[1]
+
+
+def photo_crops(preprocessing: Preprocessing, count: int = 32, photos: Sequence[Path] | None = None) -> PixelBatch:
     """Cut real photos into inputs for a model.
 
     Args:
         preprocessing: Size of the input; the crops are this function's own.
         count: How many inputs, at most five a photo.
+        photos: Files; None for those of the installed wheels.
 
     Returns:
         uint8, shape (count, height, width, 3).
@@ -88,7 +103,7 @@ def photo_crops(preprocessing: Preprocessing, count: int = 32) -> PixelBatch:
     import numpy as np
     from PIL import Image
 
-    photos = installed_photos()
+    photos = installed_photos() if photos is None else photos
     if len(photos) * len(_CROPS) < count:
         raise ModelError(
             f"found {len(photos)} photos in installed wheels, too few for {count} inputs to check a conversion with; "

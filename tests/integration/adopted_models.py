@@ -462,7 +462,10 @@ def _other_kinds(tf: Any, models: Path, adoptions: Adoptions, photos: list[Path]
         output="probabilities",
         int8=True,
         golden=tuple(photos),
-        calibration=tuple(photos),
+        calibration=tuple(photos[:2]),
+    )
+    adoptions.adopt(
+        "int8_alone", str(models / "model.keras"), input_scale=(0.0, 1.0), output="probabilities", int8=True
     )
     floats = tf.lite.TFLiteConverter.from_keras_model(model)
     (models / "floats.tflite").write_bytes(floats.convert())
