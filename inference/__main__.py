@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from uuid import UUID
 from inference.errors import InferenceError, RunInterruptedError, SettingsError, dead_letter_codes
 from inference.logs import log_to_standard_error
 from inference.promoting_commands import add_promoting_commands
+from inference.saying import progress_bar, progress_of_total, whole
 from inference.saying import say as _say
 from inference.settings import Settings, read_settings
 from inference.types import (
@@ -34,8 +35,6 @@ from inference.types import (
 )
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from inference.judging import Verdict
     from inference.models.manifest import Manifest
 
@@ -218,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", "make one row of the shards of each plan of runs that ended more than N days ago"),
         ("outcome", "remove outcomes older than N days of versions that no object holds any more"),
     ):
-        maintain.add_argument(f"--keep-{name}-days", type=_whole(1), metavar="N", help=f"{text} (default: the setting)")
+        maintain.add_argument(f"--keep-{name}-days", type=whole(1), metavar="N", help=f"{text} (default: the setting)")
     maintain.add_argument(
         "--drop-model",
         dest="drop_models",
@@ -229,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     maintain.add_argument(
         "--time-budget-minutes",
-        type=_whole(1),
+        type=whole(1),
         default=MaintenanceRequest().time_budget_minutes,
         metavar="N",
         help="begin nothing more after N minutes; the next one goes on there (default: %(default)s)",
@@ -336,7 +335,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve the production model over REST, with the labels that the batch job would write.",
     )
     serve.add_argument("--host", metavar="H", help="address to listen on; beyond loopback a key is needed")
-    serve.add_argument("--port", type=_whole(1), metavar="N", help="port to listen on (default: 8000)")
+    serve.add_argument("--port", type=whole(1), metavar="N", help="port to listen on (default: 8000)")
     serve.add_argument(
         "--model", default=defaults.model, metavar="M", help="an alias or NAME@VERSION (default: %(default)s)"
     )
@@ -386,7 +385,7 @@ def _add_register(commands: Any) -> None:  # noqa: ANN401 - argparse does not na
     register.add_argument("--output", metavar="O", help="logits or probabilities")
     register.add_argument(
         "--background",
-        type=_whole(0),
+        type=whole(0),
         metavar="N",
         help="leading output columns that are no label (default: the family's)",
     )
@@ -423,7 +422,7 @@ def _add_review(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     listing.add_argument(
         "--below", type=_share, metavar="S", help="only scores below this, at most 0.5 (default: NIGHTLABEL_LOW_SCORE)"
     )
-    listing.add_argument("--limit", type=_whole(1), default=20, metavar="N", help="how many (default: %(default)s)")
+    listing.add_argument("--limit", type=whole(1), default=20, metavar="N", help="how many (default: %(default)s)")
     listing.add_argument("--json", action="store_true", help="print a JSON object on each line")
     listing.set_defaults(command=_list_reviews)
     record = steps.add_parser(
@@ -472,9 +471,9 @@ def _add_run_options(parser: argparse.ArgumentParser, *, max_dead_ratio: float) 
         "--model", default=defaults.model, metavar="M", help="an alias or NAME@VERSION (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-images", type=_whole(0), metavar="N", help="classify at most N images and leave the rest for later"
+        "--max-images", type=whole(0), metavar="N", help="classify at most N images and leave the rest for later"
     )
-    parser.add_argument("--shard-size", type=_whole(1), metavar="N", help="images a shard (default: by the backlog)")
+    parser.add_argument("--shard-size", type=whole(1), metavar="N", help="images a shard (default: by the backlog)")
     parser.add_argument(
         "--max-dead-ratio",
         type=_share,
@@ -484,26 +483,13 @@ def _add_run_options(parser: argparse.ArgumentParser, *, max_dead_ratio: float) 
     )
     parser.add_argument(
         "--min-images-for-ratio",
-        type=_whole(0),
+        type=whole(0),
         default=defaults.min_images_for_ratio,
         metavar="N",
         help="judge the ratio from so many classified images on (default: %(default)s)",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and do nothing")
     parser.add_argument("--json", action="store_true", help="print the summary as a JSON object")
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return value
-
-    return whole
 
 
 def _share(text: str) -> float:
@@ -580,13 +566,7 @@ def _run(request: RunRequest, options: argparse.Namespace, settings: Settings, *
     from inference.planning import check_request
 
     check_request(request)  # what cannot mean anything needs no database to say so
-    with _progress_bar() as bar:
-
-        def advance(images: int, total: int) -> None:
-            if bar is not None:
-                bar.total = total
-                bar.update(images)
-
+    with progress_of_total() as advance:
         rules = settings.quality_rules()
         if getattr(options, "quality", None):
             rules = dataclasses.replace(rules, action=options.quality)
@@ -613,13 +593,7 @@ def _run_shadow(main: RunSummary, request: RunRequest, share: float, settings: S
     from inference import wiring
 
     try:
-        with _progress_bar() as bar:
-
-            def advance(images: int, total: int) -> None:
-                if bar is not None:
-                    bar.total = total
-                    bar.update(images)
-
+        with progress_of_total() as advance:
             result = wiring.shadow(main, request, share, settings=settings, progress=advance)
     except (Exception, KeyboardInterrupt) as error:  # whatever it is, the run above stands
         logging.getLogger(__name__).debug("Failed", exc_info=error)
@@ -653,14 +627,6 @@ def _plan_line(plan: Plan, request: RunRequest) -> str:
     counts = ", ".join(f"{name} {getattr(plan, name)}" for name in PLAN_COUNTS)
     time = f"; it takes {duration_text(plan)}" if request.is_estimated else ""
     return f"dry run with {plan.model}: {counts}{time}"
-
-
-def _progress_bar(unit: str = "images") -> AbstractContextManager[tqdm[Any] | None]:
-    if not sys.stderr.isatty():
-        return nullcontext()
-    from tqdm import tqdm
-
-    return tqdm(unit=f" {unit}", dynamic_ncols=True, leave=False)
 
 
 def _summary_json(summary: RunSummary, verdict: Verdict | None) -> str:
@@ -732,7 +698,7 @@ def _export(options: argparse.Namespace, settings: Settings) -> int:
     if options.json and request.output == STANDARD_OUTPUT:
         raise SettingsError("--json says what was written, and the standard output is taken; name a file with --output")
     is_shown = request.output == STANDARD_OUTPUT and sys.stdout is not None and sys.stdout.isatty()
-    with nullcontext() if is_shown else _progress_bar("rows") as bar:
+    with nullcontext() if is_shown else progress_bar("rows") as bar:
 
         def advance(rows: int) -> None:
             if bar is not None:
@@ -767,7 +733,7 @@ def _forget(options: argparse.Namespace, settings: Settings) -> int:
         sys.stderr.flush()
         if sys.stdin.readline().strip() != "yes":
             raise SettingsError("nothing was forgotten, since the answer was not yes")
-    with _progress_bar("images") as bar:
+    with progress_bar("images") as bar:
 
         def advance(images: int) -> None:
             if bar is not None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -17,7 +14,7 @@ from inference.errors import SettingsError
 from inference.gate.figures import DEFAULT_GOLDEN_SET, EVERY_MODEL, CheckRequest, Thresholds
 from inference.models.registry import ALIASES, PRODUCTION, AliasSpan, Seen
 from inference.planning import parse_model
-from inference.saying import say
+from inference.saying import progress_of_total, say, whole
 from inference.settings import Settings
 from inference.types import ImageRef, ModelId
 
@@ -81,21 +78,21 @@ def _add_amounts(parser: argparse.ArgumentParser) -> None:
     defaults = CheckRequest("")
     parser.add_argument(
         "--days",
-        type=_whole(0),
+        type=whole(0),
         default=defaults.days,
         metavar="N",
         help="take images that production labelled in the last N days; 0 for none (default: %(default)s)",
     )
     parser.add_argument(
         "--images",
-        type=_whole(0),
+        type=whole(0),
         default=defaults.images,
         metavar="N",
         help="at most N of these, drawn at random (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",
-        type=_whole(0),
+        type=whole(0),
         default=defaults.seed,
         metavar="N",
         help="what they are drawn by: the same number draws the same images (default: %(default)s)",
@@ -141,7 +138,7 @@ def _add_promote(commands: Subcommands) -> None:
     )
     history.add_argument("--alias", choices=ALIASES, help="only this alias")
     history.add_argument("--model", metavar="MODEL", help="only this model, by NAME@VERSION or an alias")
-    history.add_argument("--limit", type=_whole(1), metavar="N", help="at most N of the newest (default: all)")
+    history.add_argument("--limit", type=whole(1), metavar="N", help="at most N of the newest (default: all)")
     history.add_argument("--json", action="store_true", help="print a JSON array")
     history.set_defaults(command=_history)
 
@@ -243,23 +240,10 @@ def _add_thresholds(commands: Subcommands) -> None:
     change.set_defaults(command=_thresholds_set)
 
 
-def _whole(least: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return value
-
-    return whole
-
-
 def _check(options: argparse.Namespace, settings: Settings) -> int:
     from inference.gate.reporting import check_report
 
-    with _progress() as progress:
+    with progress_of_total("answers") as progress:
         check = promoting.check_model(_amounts(options, options.model), settings=settings, progress=progress)
     if options.json:
         say(json.dumps({**dataclasses.asdict(check), "is_passed": check.is_passed}, default=_as_json))
@@ -271,7 +255,7 @@ def _check(options: argparse.Namespace, settings: Settings) -> int:
 def _compare(options: argparse.Namespace, settings: Settings) -> int:
     from inference.gate.reporting import comparison_report
 
-    with _progress() as progress:
+    with progress_of_total("answers") as progress:
         request = _amounts(options, options.after)
         comparison = promoting.compare_models(
             options.before, options.after, request, settings=settings, progress=progress
@@ -285,22 +269,6 @@ def _compare(options: argparse.Namespace, settings: Settings) -> int:
 
 def _amounts(options: argparse.Namespace, model: str) -> CheckRequest:
     return CheckRequest(model, days=options.days, images=options.images, seed=options.seed)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit=" answers", dynamic_ncols=True, leave=False) as bar:
-
-        def advance(images: int, total: int) -> None:
-            bar.total = total
-            bar.update(images)
-
-        yield advance
 
 
 def _promote(options: argparse.Namespace, settings: Settings) -> int:

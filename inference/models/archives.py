@@ -36,10 +36,12 @@ _HEADER_BYTES: Final = 1024 * 1024
 _ALL_HEADERS_BYTES: Final = 32 * 1024 * 1024
 _GLOBAL_HEADERS: Final = 1_000
 
-_ZIP: Final = b"PK\x03\x04"
+ZIP_START: Final = b"PK\x03\x04"
+"""What a zip archive begins with."""
+
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
 
-_BROKEN: Final = (
+BROKEN: Final = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     *(EOFError, NotImplementedError, RuntimeError),
 )
@@ -49,13 +51,13 @@ _BROKEN: Final = (
 def is_archive(path: Path) -> bool:
     """Return whether a file is a tar archive, compressed or not, or a zip archive, by its content."""
     with path.open("rb") as file:
-        if file.read(len(_ZIP)) == _ZIP:
+        if file.read(len(ZIP_START)) == ZIP_START:
             return True
     # The first header alone, not by tarfile.open: that reads whatever the archive says that its headers hold.
     try:
         with _unpacked(path) as stream:
             tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
-    except (*_BROKEN, OSError, ValueError):
+    except (*BROKEN, OSError, ValueError):
         return False
     return True
 
@@ -73,7 +75,7 @@ def extract(archive: Path, folder: Path, *, max_files: int = MAX_FILES, max_byte
         ModelSourceError: a name that leads out of the folder, a link, a device, a name twice, too much, or damaged.
     """
     with archive.open("rb") as file:
-        is_zip = file.read(2) == _ZIP[:2]
+        is_zip = file.read(2) == ZIP_START[:2]
     bounds = _Bounds(archive, folder, max_files, max_bytes)
     with _reading(archive):
         if is_zip:
@@ -221,7 +223,7 @@ def _extract_zip(archive: Path, bounds: _Bounds) -> None:
 def _reading(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (*_BROKEN, ValueError) as error:
+    except (*BROKEN, ValueError) as error:
         reason = str(error) or type(error).__name__
         raise ModelSourceError(
             f"the archive {archive.name} is damaged or encrypted ({reason}); pack it anew"

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ from typing import IO, Any, Final, Literal, Protocol, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from inference.errors import ModelSourceError
-from inference.models.archives import MAX_BYTES, MAX_FILES, extract, is_archive
+from inference.models.archives import BROKEN, MAX_BYTES, MAX_FILES, ZIP_START, extract, is_archive
 from inference.ports import ObjectSource
 from inference.types import ListedObject
 
@@ -405,7 +404,7 @@ def _kind_of_file(path: Path, source: str) -> SourceKind | None:
         raise _pickled(source, "a legacy Keras file (HDF5), which may hold pickled code", "save it as .keras")
     if _PICKLE.match(start) or path.suffix.lower() in _PICKLE_NAMES or Path(source).suffix.lower() in _PICKLE_NAMES:
         raise _pickled(source, "a pickle, which runs code when it is read", "export the model as a SavedModel")
-    if start[:4] == b"PK\x03\x04":
+    if start.startswith(ZIP_START):
         try:
             with zipfile.ZipFile(path) as packed:
                 names = packed.namelist()
@@ -415,7 +414,7 @@ def _kind_of_file(path: Path, source: str) -> SourceKind | None:
                     with packed.open("config.json") as config:
                         check_keras_config(config.read(_MAX_CONFIG_BYTES + 1), source)
                     return "keras"
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except BROKEN as error:
             raise ModelSourceError(f"{source} is a damaged or encrypted archive ({error}); pack it anew") from error
     return None
 
